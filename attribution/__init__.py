@@ -1,0 +1,1 @@
+"""The attribution engine: methods are formulas over a Site. Needs torch and numpy only."""

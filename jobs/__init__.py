@@ -1,0 +1,1 @@
+"""Ties the engine and the store together on Ray."""

@@ -1,0 +1,1 @@
+"""What a run leaves behind: numpy, Zarr, Parquet; neither torch nor Ray."""
