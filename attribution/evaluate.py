@@ -1,0 +1,87 @@
+"""One pass, many readers: prediction, gradients and activations from a single forward and backward."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from attribution.bundle import Features, bundled, parts_of
+from attribution.errors import TargetError
+from attribution.passes import Passes, Rows
+from attribution.score import Score
+from attribution.site import Input, Layer, Point, Site, as_leaf, at_least_float32
+from attribution.tap import Tap, accumulated
+from attribution.target import Aim
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pass:
+    """What one pass over the images told: logits (N, classes), and for each site the targets (N,) and the Point."""
+
+    logits: Tensor
+    targets: tuple[Tensor, ...]
+    points: tuple[Point, ...]
+
+
+def evaluate(
+    sites: Sequence[Site],
+    x: Features,
+    aims: Sequence[Aim],
+    labels: Tensor,
+    *,
+    model: Score,
+    passes: Passes | None = None,
+) -> Pass:
+    """Ask several Input and Layer sites of one model in one forward, with one backward for each different aim.
+
+    The targets are chosen from the same logits. Without sites this is the plain prediction, without gradients.
+    """
+
+    def one_pass(rows: Rows) -> list[Features]:
+        here = model.rows(rows)
+        with ExitStack() as taps, torch.set_grad_enabled(bool(sites)):
+            opened = [
+                taps.enter_context(Tap(site.place, grad=True)) if isinstance(site, Layer) else None for site in sites
+            ]
+            leaf = as_leaf(x[rows]) if any(isinstance(site, Input) for site in sites) else x[rows]
+            output = here.output(leaf)
+            logits = _logits(output)
+            credited = [leaf if tap is None else bundled(tap.parts) for tap in opened]
+            gradients: list[tuple[Tensor, Tensor, Features]] = [_unasked(logits)] * len(sites)
+            distinct = list(dict.fromkeys(aims))
+            for number, aim in enumerate(distinct):
+                mine = [i for i, other in enumerate(aims) if other == aim]
+                target = aim.choose(logits.detach(), labels[rows])
+                score = replace(here, target=target.clamp(min=0)).of(output)
+                wanted = [part for i in mine for part in parts_of(credited[i])]
+                found = iter(
+                    torch.autograd.grad(
+                        score.sum(), wanted, retain_graph=number + 1 < len(distinct), materialize_grads=True
+                    )
+                )
+                for i in mine:
+                    gradients[i] = (target, score.detach(), bundled([next(found) for _ in parts_of(credited[i])]))
+        told: list[Features] = [logits.detach()]
+        for features, (target, score, gradient) in zip(credited, gradients, strict=True):
+            told += [target, accumulated(score), at_least_float32(features.detach()), at_least_float32(gradient)]
+        return told
+
+    logits, *told = (passes or Passes()).over(len(x), one_pass)
+    columns = [told[i : i + 4] for i in range(0, len(told), 4)]
+    points = tuple(Point(parts_of(score)[0], features, gradient) for _, score, features, gradient in columns)
+    return Pass(parts_of(logits)[0], tuple(parts_of(target)[0] for target, *_ in columns), points)
+
+
+def _logits(output: object) -> Tensor:
+    if not isinstance(output, Tensor) or output.dim() != 2:
+        form = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise TargetError(
+            f"the model returns {form}, not (images, classes): say what to explain with --score package.module:function"
+        )
+    return output
+
+
+def _unasked(logits: Tensor) -> tuple[Tensor, Tensor, Features]:
+    return logits, logits, logits

@@ -1,0 +1,137 @@
+"""Recording the calls a model makes before a layer, and answering them again without computing.
+
+A torch function mode sees every call of the torch interface in order. In the recorded pass, a result made before the
+layer is kept only if something behind the layer uses it (a skip connection); all others become placeholders of the same
+shape that hold NaN and no memory. In later passes each call before the layer is answered from the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from attribution.hooks import Place
+from attribution.tap import Tap
+
+
+class FrontDiffers(Exception):  # noqa: N818  # a reason to take the other path, not an error of anybody's
+    """The calls before the layer can't be answered from the record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of the torch interface: what was called, and its answer."""
+
+    function: Callable[..., Any]
+    answer: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Front:
+    """The answers to all calls that a model makes before `place`."""
+
+    place: Place
+    calls: tuple[Call, ...]
+    kept: tuple[tuple[Tensor, int], ...]
+    """The tensors used behind the layer, with their version counters: a moved counter means they were overwritten."""
+
+    @classmethod
+    def record(cls, score: Callable[[], Tensor], place: Place, *, proven: bool) -> Front:
+        """Record one pass; unless `proven`, replay it at once and compare, which exposes calls that no mode sees."""
+        recording = _Recording()
+        with recording, Tap(place, on_reach=recording.end) as tap:
+            expected = score()
+        calls = tuple(Call(call.function, _thinned(call.answer, recording.used)) for call in recording.calls)
+        front = cls(place, calls, tuple(recording.used.values()))
+        if not proven:
+            with front.answering() as answers, Tap(place, replacement=tap.parts, on_reach=answers.end):
+                replayed = score()
+            # A call that escaped the mode has computed with placeholders, and its NaN has reached the score.
+            if not torch.allclose(expected, replayed, rtol=1e-4, atol=1e-6):
+                raise FrontDiffers("some of the model's calls before the layer are not seen by torch function modes")
+        return front
+
+    @contextmanager
+    def answering(self) -> Iterator[_Answering]:
+        """A pass in which the calls before the place are answered from the record."""
+        if any(tensor._version != version for tensor, version in self.kept):  # noqa: SLF001  # the documented counter has no public name
+            raise FrontDiffers("the model overwrites a tensor made before the layer")
+        answers = _Answering(self.calls)
+        with answers:
+            yield answers
+
+
+class _Recording(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self.used: dict[int, tuple[Tensor, int]] = {}
+        self._made: dict[int, Tensor] = {}
+        self._ended = False
+
+    def end(self) -> None:
+        self._ended = True
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._ended:
+            for tensor in _tensors((args, kwargs)):
+                if id(tensor) in self._made and id(tensor) not in self.used:
+                    self.used[id(tensor)] = (tensor, tensor._version)  # noqa: SLF001  # as above
+            return func(*args, **(kwargs or {}))
+        answer = func(*args, **(kwargs or {}))
+        self.calls.append(Call(func, answer))
+        self._made.update((id(tensor), tensor) for tensor in _tensors(answer))
+        return answer
+
+
+class _Answering(TorchFunctionMode):
+    def __init__(self, calls: tuple[Call, ...]) -> None:
+        super().__init__()
+        self._calls = iter(calls)
+        self._ended = False
+
+    def end(self) -> None:
+        self._ended = True
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._ended:
+            return func(*args, **(kwargs or {}))
+        call = next(self._calls, None)
+        if call is None or call.function != func:
+            raise FrontDiffers(
+                f"the model called {getattr(func, '__name__', func)} where it had called another function before"
+            )
+        return call.answer
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+
+
+def _thinned(answer: Any, used: dict[int, tuple[Tensor, int]]) -> Any:
+    """The answer with every tensor that nothing behind the layer uses replaced by a placeholder."""
+    if isinstance(answer, Tensor):
+        return answer if id(answer) in used else _placeholder(answer)
+    if isinstance(answer, tuple | list):
+        items = [_thinned(item, used) for item in answer]
+        return type(answer)(*items) if hasattr(answer, "_fields") else type(answer)(items)
+    if isinstance(answer, dict):
+        return {key: _thinned(item, used) for key, item in answer.items()}
+    return answer
+
+
+def _placeholder(tensor: Tensor) -> Tensor:
+    number: float = float("nan") if tensor.is_floating_point() or tensor.is_complex() else 0
+    return torch.full((), number, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)

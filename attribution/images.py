@@ -1,0 +1,42 @@
+"""Images as the engine takes them: normalised pixels that know who they are."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """How pixel values in [0, 1] became what the model sees: (value - mean) / std per channel."""
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def normalised(self, level: float) -> Tensor:
+        """One grey level as the model sees it.  -> (C, 1, 1)"""
+        mean, std = torch.tensor(self.mean, dtype=torch.float64), torch.tensor(self.std, dtype=torch.float64)
+        return ((level - mean) / std).reshape(-1, 1, 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Images:
+    """A shard's images: pixels (N, C, H, W) normalised, their keys, labels (N,) with -1 where there is none.
+
+    `references` (K, C, H, W) and `mean` (C, H, W) serve the baselines of these names, normalised likewise.
+    """
+
+    pixels: Tensor
+    keys: tuple[str, ...]
+    labels: Tensor
+    normalisation: Normalisation = Normalisation()
+    references: Tensor | None = None
+    mean: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def rows(self, index: Tensor) -> "Images":
+        """Those images only."""
+        keys = tuple(self.keys[i] for i in index.tolist())
+        return replace(self, pixels=self.pixels[index], keys=keys, labels=self.labels[index.to(self.labels.device)])

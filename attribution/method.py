@@ -1,0 +1,113 @@
+"""Method: an attribution method as a frozen value, and METHODS, the one table of all of them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from abc import ABC, abstractmethod
+from dataclasses import MISSING, Field, dataclass, fields
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from attribution.bundle import Features, expanded, row_sum
+from attribution.hooks import Place
+from attribution.passes import Passes
+from attribution.score import NeuronScore, Score
+from attribution.site import Input, Layer, Site
+
+METHODS: dict[str, type[Method]] = {}
+"""Every method by its one name; command line, storage keys, docs and tests derive from this table."""
+
+SHORT_NAMES: dict[str, str] = {}
+"""The usual short forms, e.g. `ig` for integrated_gradients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a method's definition needs for one image, in passes of the model."""
+
+    forward: float = 0
+    forward_backward: float = 0
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A formula over a Site. Fields are its parameters; the arguments of `attribute` after (site, x) are its needs.
+
+    Needs are known by name: `baseline` (one reference, like x), `baselines` (several, to draw from), `draws` (random
+    numbers by identity), `mask` (features by region). A subclass enters METHODS under its name in snake case.
+    """
+
+    paper: ClassVar[str]
+    """Where the formula comes from: authors, year, arXiv number, equation."""
+    axioms: ClassVar[frozenset[str]] = frozenset()
+    """What is true of it, as tests/attribution/test_axioms.py checks."""
+    places: ClassVar[frozenset[str]] = frozenset({"input", "layer", "neuron"})
+    """Where it can be asked: of the input, of a layer, of the input for a neuron."""
+    short: ClassVar[tuple[str, ...]] = ()
+    reads_pass: ClassVar[bool] = False
+    """Only features and gradient at x itself are needed, so that several methods share one pass."""
+    default_baseline: ClassVar[str | None] = None
+    captum: ClassVar[tuple[str, ...]] = ()
+    """The names that Captum gives to this method at the input, at a layer and for a neuron."""
+
+    def __init_subclass__(cls, *, listed: bool = True, **kwargs: Any) -> None:
+        """Enter the class in METHODS, unless it only stands around other methods."""
+        super().__init_subclass__(**kwargs)
+        if listed:
+            METHODS[cls.method_name()] = cls
+            SHORT_NAMES.update(dict.fromkeys(cls.short, cls.method_name()))
+
+    @abstractmethod
+    def attribute(self, site: Site, x: Features, *args: Any, **needs: Any) -> Features:
+        """The attribution of every image.  x (N, ...) -> (N, *features)"""
+
+    def explained_difference(self, site: Site, x: Features, *args: Any, **needs: Any) -> Tensor | None:  # noqa: ARG002  # lets overrides name their needs
+        """What the attributions of an image add up to where the method is complete; None where nothing is promised.  (N,)"""
+        if "completeness" not in self.axioms:
+            return None
+        return site.score(x) - site.score(expanded(needs["baseline"], x))
+
+    def site(self, explained: Score, at: Place | None, of: NeuronScore | None, passes: Passes) -> Site:
+        """Where the formula is asked: at the input or a layer, about the score or about a neuron instead of it."""
+        asked = explained if of is None else of
+        return Input(asked, passes) if at is None else Layer(asked, at, passes)
+
+    def map_shape(self, features: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of one image's attribution, from the shape of what is credited."""
+        return features
+
+    def cost(self, image_shape: tuple[int, ...]) -> Cost:  # noqa: ARG002  # perturbation methods depend on it
+        """What one image costs, for planning."""
+        return Cost(forward_backward=1)
+
+    @classmethod
+    def method_name(cls) -> str:
+        """The one spelling: snake case of the class's name."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
+
+    @classmethod
+    def help(cls) -> str:
+        """The docstring's first line."""
+        return (cls.__doc__ or "").strip().splitlines()[0]
+
+    @classmethod
+    def needs(cls) -> frozenset[str]:
+        """The names of what `attribute` needs besides site and x."""
+        return frozenset(list(inspect.signature(cls.attribute).parameters)[3:])
+
+    @classmethod
+    def parameters(cls) -> dict[str, Any]:
+        """Each parameter with its default."""
+        return {field.name: _default(field) for field in fields(cls)}
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def completeness_delta(method: Method, site: Site, x: Features, attribution: Features, **needs: Any) -> Tensor | None:
+    """How far the attributions of each image are from adding up to what they explain.  -> (N,)"""
+    difference = method.explained_difference(site, x, **needs)
+    return None if difference is None else row_sum(attribution) - difference

@@ -1,0 +1,43 @@
+"""Occlusion: what the score loses when a window of the image is covered."""
+
+from dataclasses import dataclass
+
+import torch
+
+from attribution.bundle import Features, bundled, parts_of, per_row
+from attribution.method import Cost, Method
+from attribution.regions import sliding_windows
+from attribution.site import Site
+
+
+@dataclass(frozen=True)
+class Occlusion(Method):
+    """The fall of the score when a sliding window is replaced by the baseline, averaged over the windows on each feature."""
+
+    paper = "Zeiler and Fergus 2014, arXiv:1311.2901, sec. 4.2"
+    axioms = frozenset({"sensitivity_b", "implementation_invariance", "linearity"})
+    places = frozenset({"input", "neuron"})
+    default_baseline = "zero"
+    captum = ("Occlusion",)
+    window: int | tuple[int, ...] = 32
+    stride: int | tuple[int, ...] = 16
+    """Sizes over (height, width), all channels covered; or over (channel, height, width)."""
+
+    def attribute(self, site: Site, x: Features, baseline: Features) -> Features:
+        whole = site.score(x)
+        totals = []
+        for number, part in enumerate(parts_of(x)):
+            reference = parts_of(baseline)[number].expand_as(part)
+            total, hits = torch.zeros_like(part), torch.zeros_like(part[:1])
+            for window in sliding_windows(tuple(part.shape[1:]), self.window, self.stride):
+                occluded = part.clone()
+                occluded[window] = reference[window]
+                others = list(parts_of(x))
+                others[number] = occluded
+                total[window] += per_row(whole - site.score(bundled(others)), part).to(part)
+                hits[window] += 1
+            totals.append(total / hits)
+        return bundled(totals)
+
+    def cost(self, image_shape: tuple[int, ...]) -> Cost:
+        return Cost(forward=1 + len(list(sliding_windows(image_shape, self.window, self.stride))))

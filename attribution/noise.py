@@ -1,0 +1,55 @@
+"""Randomness as a function of identity: the same (seed, image key, draw) gives the same numbers, whatever its batch mates."""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from attribution.bundle import Features, bundled, parts_of
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """The random numbers of some images. Every call names its draw; equal names give equal numbers."""
+
+    seed: int
+    keys: tuple[str, ...]
+    path: str = ""
+
+    def within(self, draw: int) -> "Draws":
+        """The draws inside draw `draw` of an outer loop, e.g. of a noise tunnel around a stochastic method."""
+        return replace(self, path=f"{self.path}/{draw}")
+
+    def rows(self, index: Tensor) -> "Draws":
+        """The draws of those images only."""
+        return replace(self, keys=tuple(self.keys[i] for i in index.tolist()))
+
+    def normal(self, like: Features, draw: int) -> Features:
+        """Standard normal numbers of the shape, dtype and device of `like`.  (N, ...)"""
+        return bundled([self._rows("normal", part, draw, number) for number, part in enumerate(parts_of(like))])
+
+    def uniform(self, draw: int, like: Tensor) -> Tensor:
+        """One number in [0, 1) per image, in the dtype and on the device of `like`.  (N,)"""
+        numbers = [
+            torch.rand((), generator=self.generator(key, "uniform", draw), dtype=torch.float64) for key in self.keys
+        ]
+        return torch.stack(numbers).to(like)
+
+    def integers(self, high: int, draw: int) -> Tensor:
+        """One integer in [0, high) per image, on the CPU.  (N,)"""
+        return torch.stack(
+            [torch.randint(high, (), generator=self.generator(key, "integer", draw)) for key in self.keys]
+        )
+
+    def generator(self, key: str, kind: str, draw: int, device: torch.device | str = "cpu") -> torch.Generator:
+        """A generator of its own for one image, kind of number and draw."""
+        identity = f"{self.seed}\0{key}\0{self.path}\0{kind}\0{draw}".encode()
+        seed = int.from_bytes(hashlib.blake2b(identity, digest_size=8).digest(), "little") >> 1
+        return torch.Generator(device).manual_seed(seed)
+
+    def _rows(self, kind: str, like: Tensor, draw: int, part: int) -> Tensor:
+        numbers = torch.empty_like(like, memory_format=torch.contiguous_format)
+        for row, key in zip(numbers, self.keys, strict=True):
+            row.normal_(generator=self.generator(key, f"{kind}{part}", draw, like.device))
+        return numbers

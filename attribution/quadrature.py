@@ -1,0 +1,43 @@
+"""Where along a path the gradient is taken, and with which weight."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from attribution.errors import AttributionError, nearest
+
+Rule = Callable[[int], tuple[np.ndarray, np.ndarray]]
+
+
+def quadrature(method: str, n_steps: int) -> list[tuple[float, float]]:
+    """The pairs (alpha, weight) of an n-point rule on [0, 1].
+
+    Weights sum to 1, except for `riemann_trapezoid`, which spreads n points over n - 1 intervals but weighs them by
+    1/n and so sums to 1 - 1/n: that is Captum's definition, kept because published maps were made with it.
+    """
+    if method not in RULES:
+        raise AttributionError(f"quadrature method {method!r} not found; {nearest(method, RULES)}")
+    if n_steps < 1 or (method == "riemann_trapezoid" and n_steps < 2):
+        raise AttributionError(f"n_steps={n_steps} is too few for {method}")
+    alphas, weights = RULES[method](n_steps)
+    return list(zip(alphas.tolist(), weights.tolist(), strict=True))
+
+
+def _gauss_legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
+    nodes, weights = np.polynomial.legendre.leggauss(n)  # on [-1, 1]
+    return (1 + nodes) / 2, weights / 2
+
+
+def _trapezoid(n: int) -> tuple[np.ndarray, np.ndarray]:
+    weights = np.full(n, 1 / n)
+    weights[[0, -1]] /= 2
+    return np.linspace(0, 1, n), weights
+
+
+RULES: dict[str, Rule] = {
+    "gausslegendre": _gauss_legendre,
+    "riemann_left": lambda n: (np.arange(n) / n, np.full(n, 1 / n)),
+    "riemann_right": lambda n: (np.arange(1, n + 1) / n, np.full(n, 1 / n)),
+    "riemann_middle": lambda n: ((np.arange(n) + 0.5) / n, np.full(n, 1 / n)),
+    "riemann_trapezoid": _trapezoid,
+}

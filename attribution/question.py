@@ -1,0 +1,207 @@
+"""Question: a method expression resolved, and the one spelling of it that is used everywhere.
+
+integrated_gradients(n_steps=50, at="layer4.1", of="layer4.1:12,3,3", target="label", noise="smoothgrad(samples=10)")
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from attribution import methods as _all_methods
+from attribution.baselines import parse_baselines, reference_count
+from attribution.errors import ExpressionError, nearest
+from attribution.method import METHODS, SHORT_NAMES, Cost, Method
+from attribution.methods.noise_tunnel import KINDS, NoiseTunnel
+from attribution.target import Aim
+
+del _all_methods  # imported to fill METHODS
+
+RESERVED = ("at", "of", "target", "baseline", "noise")
+"""The words that every method's expression understands, besides the method's own parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neuron:
+    """One unit of a layer, `layer4.1:12,3,3`."""
+
+    layer: str
+    index: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.layer}:{','.join(map(str, self.index))}"
+
+    @classmethod
+    def parse(cls, text: str) -> Neuron:
+        """Read `layer:index`."""
+        layer, colon, index = text.rpartition(":")
+        try:
+            return cls(layer, tuple(int(i) for i in index.split(","))) if colon and layer else _refuse_neuron(text)
+        except ValueError:
+            return _refuse_neuron(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A method, where credit lands (`at`), what is explained (`of`, `target`), and what it is compared with."""
+
+    method: Method
+    at: str | None = None
+    of: Neuron | None = None
+    target: str = "predicted"
+    baseline: str | None = None
+    noise: NoiseTunnel | None = None
+
+    def __post_init__(self) -> None:
+        Aim(self.target)
+        method = self.method
+        if method.default_baseline is None and self.baseline is not None:
+            raise ExpressionError(f"{self.name} compares with nothing: leave out baseline={self.baseline!r}")
+        if method.default_baseline is not None:
+            references = parse_baselines(self.baseline or method.default_baseline)
+            if "baseline" in method.needs() and reference_count(references) != 1:
+                raise ExpressionError(f"{self.name} takes one baseline, not {self.baseline!r}")
+            object.__setattr__(self, "baseline", ",".join(map(str, references)))
+        place = "layer" if self.at is not None else "neuron" if self.of is not None else "input"
+        resolvable = place == "input" and "input" not in method.places and "layer" in method.places
+        if place not in method.places and not resolvable and not (place == "layer" and "through" in method.places):
+            known = ", ".join(sorted(method.places))
+            raise ExpressionError(
+                f"{self.name} is not defined at {'a ' if place != 'input' else 'the '}{place}; it is at: {known}"
+            )
+
+    @property
+    def name(self) -> str:
+        """The method's name, the stem of its Zarr group."""
+        return self.method.method_name()
+
+    @property
+    def asked(self) -> Method:
+        """The method, inside its noise tunnel where there is one."""
+        return self.method if self.noise is None else self.noise.around(self.method)
+
+    def cost(self, image_shape: tuple[int, ...]) -> Cost:
+        """Passes for one image, for planning."""
+        return self.asked.cost(image_shape)
+
+    def with_defaults(self, **reserved: str | None) -> Question:
+        """Fill in reserved words that the expression left open (the command line's --layer, --target, ...)."""
+        text = str(self)
+        own = {word for word in RESERVED if f"{word}=" in text}
+        return replace(
+            self,
+            **{
+                word: _reserved(word, value, self.method)
+                for word, value in reserved.items()
+                if value and word not in own
+            },
+        )
+
+    def __str__(self) -> str:
+        """The canonical expression: parameters in order, then reserved words, defaults left out."""
+        defaults = self.method.parameters()
+        own = [(name, getattr(self.method, name)) for name in defaults if getattr(self.method, name) != defaults[name]]
+        noise = (
+            None
+            if self.noise is None
+            else _call(
+                self.noise.kind,
+                [
+                    (name, getattr(self.noise, name))
+                    for name in ("samples", "stdev")
+                    if getattr(self.noise, name) != NoiseTunnel.parameters()[name]
+                ],
+            )
+        )
+        usual = (
+            None
+            if self.method.default_baseline is None
+            else ",".join(map(str, parse_baselines(self.method.default_baseline)))
+        )
+        words = {
+            "at": self.at,
+            "of": None if self.of is None else str(self.of),
+            "target": None if self.target == "predicted" or self.of is not None else self.target,
+            "baseline": None if self.baseline == usual else self.baseline,
+            "noise": noise,
+        }
+        return _call(self.name, own + [(word, value) for word, value in words.items() if value is not None])
+
+
+def parse(text: str) -> Question:
+    """Read an expression; short names like `ig` and `gradshap` are understood."""
+    name, given = _parse_call(text)
+    method_class = METHODS.get(SHORT_NAMES.get(name, name))
+    if method_class is None:
+        raise ExpressionError(
+            f"method {name!r} not found; {nearest(name, [*METHODS, *SHORT_NAMES])} (see: cli.py methods)"
+        )
+    own = {key: value for key, value in given.items() if key not in RESERVED}
+    method = _construct(method_class, own)
+    return Question(method, **{word: _reserved(word, given[word], method) for word in RESERVED if word in given})
+
+
+def _reserved(word: str, value: Any, method: Method) -> Any:
+    if word == "noise":
+        return _parse_noise(str(value), method)
+    return Neuron.parse(str(value)) if word == "of" else str(value)
+
+
+def _parse_noise(text: str, method: Method) -> NoiseTunnel:
+    kind, given = _parse_call(text)
+    if kind not in KINDS:
+        raise ExpressionError(f"noise {kind!r} not found; {nearest(kind, KINDS)}")
+    unknown = set(given) - {"samples", "stdev"}
+    if unknown:
+        raise ExpressionError(f"{kind} has no parameter {min(unknown)!r}; it takes samples, stdev")
+    return NoiseTunnel(method, kind, **given)
+
+
+def _construct(method_class: type[Method], given: dict[str, Any]) -> Method:
+    defaults = method_class.parameters()
+    for key, value in given.items():
+        if key not in defaults:
+            known = [*defaults, *RESERVED]
+            raise ExpressionError(f"{method_class.method_name()} has no parameter {key!r}; {nearest(key, known)}")
+        usual = defaults[key]
+        if isinstance(usual, int | float) and not isinstance(value, int | float | tuple):
+            raise ExpressionError(f"{method_class.method_name()}({key}={value!r}): a number like {usual!r} is expected")
+        if isinstance(usual, str) and not isinstance(value, str):
+            raise ExpressionError(f"{method_class.method_name()}({key}={value!r}): a text like {usual!r} is expected")
+    return method_class(**given)
+
+
+def _parse_call(text: str) -> tuple[str, dict[str, Any]]:
+    """`name` or `name(key=literal, ...)`."""
+    example = 'write it like integrated_gradients(n_steps=50, target="label")'
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError) as error:
+        raise ExpressionError(f"expression {text!r} does not parse; {example}") from error
+    if isinstance(node, ast.Name):
+        return node.id, {}
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
+        raise ExpressionError(f"expression {text!r} does not parse; {example}")
+    given: dict[str, Any] = {}
+    for keyword in node.keywords:
+        try:
+            given[str(keyword.arg)] = ast.literal_eval(keyword.value)
+        except ValueError as error:
+            raise ExpressionError(f"{ast.unparse(keyword.value)!r} in {text!r} is not a literal; {example}") from error
+    return node.func.id, given
+
+
+def _call(name: str, arguments: list[tuple[str, Any]]) -> str:
+    if not arguments:
+        return name
+    return f"{name}({', '.join(f'{key}={_literal(value)}' for key, value in arguments)})"
+
+
+def _literal(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def _refuse_neuron(text: str) -> Neuron:
+    raise ExpressionError(f"neuron {text!r} not understood; write layer:index, e.g. layer4.1:12,3,3")

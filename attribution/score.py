@@ -1,0 +1,110 @@
+"""What is explained: a function of the images that gives one number per row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attribution.bundle import Features, parts_of
+from attribution.errors import LayerError, ModelError
+from attribution.hooks import Parts, Place
+from attribution.passes import Rows
+from attribution.tap import Tap
+from attribution.target import select
+
+Pick = Callable[[Parts], Tensor]
+"""From a layer's tensors to the one neuron that is meant, per row.  (n, *features) -> (n,)"""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Score:
+    """The model's output at each row's target, or whatever `read` makes of the output."""
+
+    model: Callable[..., Any]
+    target: Tensor | None = None
+    arguments: tuple[Any, ...] = ()
+    """What else the model is called with; tensors among them are cut into rows like x."""
+    read: Callable[[Any], Tensor] | None = None
+    dtype: torch.dtype | None = None
+    """What the model computes in; None leaves x as it is. Gradients come back in x's own precision."""
+
+    def __call__(self, x: Features) -> Tensor:
+        """X (n, ...) -> (n,)"""
+        return self.of(self.output(x))
+
+    def output(self, x: Features) -> Any:
+        """The model's whole output."""
+        parts = parts_of(x)
+        if self.dtype is not None:
+            parts = tuple(part.to(self.dtype) if part.is_floating_point() else part for part in parts)
+        return self.model(*parts, *self.arguments)
+
+    def of(self, output: Any) -> Tensor:
+        """The number that is explained, from the model's output.  -> (n,)"""
+        return self.read(output) if self.read is not None else select(output, self.target)
+
+    def aimed(self, target: Tensor | None) -> Score:
+        """The same model explained at another target."""
+        return replace(self, target=target)
+
+    def rows(self, rows: Rows) -> Score:
+        """The score of those rows only."""
+        if self.target is None and not self.arguments:
+            return self
+        arguments = tuple(_cut(argument, rows) for argument in self.arguments)
+        return replace(self, target=None if self.target is None else self.target[rows], arguments=arguments)
+
+
+def _cut(argument: Any, rows: Rows) -> Any:
+    return argument[rows] if isinstance(argument, Tensor) and argument.dim() > 0 else argument
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class NeuronScore(Score):
+    """The activation of one neuron: the forward pass ends where it is reached."""
+
+    place: Place
+    pick: Pick
+
+    def __call__(self, x: Features) -> Tensor:
+        with Tap(self.place, ends=True) as tap:
+            tap.run(lambda: self.output(x))
+        return self.pick(tap.parts)
+
+
+def neuron(
+    model: Callable[..., Any], layer: nn.Module | Place, index: tuple[int, ...] | Pick, arguments: tuple[Any, ...] = ()
+) -> NeuronScore:
+    """The score that is one neuron of a layer: `index` counts the layer's dimensions without the rows."""
+    place = layer if isinstance(layer, Place) else Place(layer)
+    return NeuronScore(
+        model=model, place=place, pick=index if callable(index) else at_index(index), arguments=arguments
+    )
+
+
+def at_index(index: tuple[int, ...]) -> Pick:
+    """Pick the neuron at `index` of a layer that has one tensor."""
+
+    def pick(parts: Parts) -> Tensor:
+        if len(parts) != 1:
+            raise LayerError(f"the layer has {len(parts)} tensors: pick the neuron with a function of them")
+        shape = tuple(parts[0].shape[1:])
+        if len(index) != len(shape) or any(not -n <= i < n for i, n in zip(index, shape, strict=False)):
+            raise LayerError(f"neuron {','.join(map(str, index))} does not exist in a layer of shape {shape}")
+        return parts[0].movedim(0, -1)[index]
+
+    return pick
+
+
+def refuse_training(model: Callable[..., Any]) -> None:
+    """Refuse a model whose answers change from call to call or with the batch."""
+    unstable = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)  # noqa: SLF001  # torch has no public name for them
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    if any(module.training and isinstance(module, unstable) for module in modules):
+        raise ModelError(
+            "the model is in training mode, where its answers depend on the batch: call model.eval() first"
+        )

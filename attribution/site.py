@@ -1,0 +1,224 @@
+"""Site: where credit lands and what is explained, one small value with four verbs.
+
+Every attribution method asks a scalar function about a place in the network:
+
+    site.score(x)     -> (N,)            what is being explained, one number per image
+    site.features(x)  -> (N, *features)  what is being credited: x itself, or a layer's activation at x
+    site.gradient(x)  -> (N, *features)  d score / d features at image x
+    site.tail(x)      -> Site            the rest of the network as a function of the features
+
+`site.at(x)` gives the first three from one pass. Only a Site cuts rows into passes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attribution.bundle import Features, bundled, parts_of
+from attribution.errors import ModelError
+from attribution.hooks import Place
+from attribution.passes import Passes, Rows
+from attribution.score import NeuronScore, Pick, Score, at_index, neuron
+from attribution.tap import Tap, accumulated
+
+__all__ = ["Input", "Known", "Layer", "NeuronScore", "Point", "Score", "Site", "Through", "neuron"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Point:
+    """What one pass tells about x: score (N,), features and gradient (N, *features)."""
+
+    score: Tensor
+    features: Features
+    gradient: Features
+
+
+class Site(ABC):
+    """A scalar function of the images and a place in the network that is credited for it."""
+
+    def __init__(self, explained: Score, passes: Passes | None = None) -> None:
+        self.explained, self.passes = explained, passes or Passes()
+
+    def score(self, x: Features) -> Tensor:
+        """What is explained.  -> (N,)"""
+        with torch.no_grad():
+            (score,) = self.passes.over(len(x), lambda rows: (accumulated(self._score(x[rows], rows)),))
+        return parts_of(score)[0]
+
+    def gradient(self, x: Features) -> Features:
+        """The derivative of the score with respect to the features, at image x.  -> (N, *features)"""
+        return self.at(x).gradient
+
+    def at(self, x: Features) -> Point:
+        """Score, features and gradient of one pass."""
+
+        def one_pass(rows: Rows) -> tuple[Features, ...]:
+            with torch.enable_grad():
+                point = self._at(x[rows], rows)
+            return point.score.detach(), point.features.detach(), point.gradient
+
+        score, features, gradient = self.passes.over(len(x), one_pass)
+        return Point(parts_of(score)[0], features, gradient)
+
+    @abstractmethod
+    def features(self, x: Features) -> Features:
+        """What is credited, at image x.  -> (N, *features)"""
+
+    @abstractmethod
+    def tail(self, x: Features) -> Site:
+        """The rest of the network as a function of the features, everything else as it is at x."""
+
+    @abstractmethod
+    def rows(self, index: Tensor) -> Site:
+        """The same site for those images only: targets belong to images."""
+
+    @abstractmethod
+    def _at(self, x: Features, rows: Rows) -> Point: ...
+
+    def _score(self, x: Features, rows: Rows) -> Tensor:
+        return self.explained.rows(rows)(x)
+
+
+class Input(Site):
+    """The images themselves are credited."""
+
+    def features(self, x: Features) -> Features:
+        """X."""
+        return x
+
+    def tail(self, x: Features) -> Input:  # noqa: ARG002  # the same function wherever x is
+        """This site: the whole network is behind the input."""
+        return self
+
+    def rows(self, index: Tensor) -> Input:
+        """The same site for those images only."""
+        return Input(self.explained.rows(index), self.passes)
+
+    def _at(self, x: Features, rows: Rows) -> Point:
+        leaf = as_leaf(x)
+        score = self.explained.rows(rows)(leaf)
+        return Point(accumulated(score), leaf, gradient_of(score, leaf))
+
+
+class Layer(Site):
+    """A layer's activation is credited: its output, or its input."""
+
+    def __init__(self, explained: Score, layer: nn.Module | Place, passes: Passes | None = None) -> None:
+        super().__init__(explained, passes)
+        self.place = layer if isinstance(layer, Place) else Place(layer)
+
+    def features(self, x: Features) -> Features:
+        """The layer's activation; the pass ends there."""
+
+        def one_pass(rows: Rows) -> tuple[Features]:
+            with Tap(self.place, ends=True) as tap:
+                tap.run(lambda: self.explained.rows(rows).output(x[rows]))
+            return (bundled([accumulated(part) for part in tap.parts]),)
+
+        with torch.no_grad():
+            return self.passes.over(len(x), one_pass)[0]
+
+    def tail(self, x: Features) -> Site:
+        """The network behind the layer, without computing again what comes before it."""
+        from attribution.tail import Tail  # a Tail is made by a Layer and asks its Layer back
+
+        return Tail(self, x)
+
+    def rows(self, index: Tensor) -> Layer:
+        """The same site for those images only."""
+        return Layer(self.explained.rows(index), self.place, self.passes)
+
+    def _at(self, x: Features, rows: Rows) -> Point:
+        explained = self.explained.rows(rows)
+        with Tap(self.place, grad=True) as tap:
+            score = explained(x)
+        features = bundled(tap.parts)
+        return Point(accumulated(score), at_least_float32(features), at_least_float32(gradient_of(score, features)))
+
+
+class Through(Site):
+    """The images are credited, but only for what flows through one neuron of a layer.
+
+    Its gradient is d score / d neuron times d neuron / d x, so that Integrated Gradients here is NeuronConductance
+    (Shrikumar et al. 2018, arXiv:1807.09946, eq. 2).
+    """
+
+    def __init__(
+        self, explained: Score, layer: nn.Module | Place, index: tuple[int, ...] | Pick, passes: Passes | None = None
+    ) -> None:
+        super().__init__(explained, passes)
+        self.place = layer if isinstance(layer, Place) else Place(layer)
+        self.pick: Pick = index if callable(index) else at_index(index)
+
+    def features(self, x: Features) -> Features:
+        """X."""
+        return x
+
+    def tail(self, x: Features) -> Through:  # noqa: ARG002  # the same function wherever x is
+        """This site."""
+        return self
+
+    def rows(self, index: Tensor) -> Through:
+        """The same site for those images only."""
+        return Through(self.explained.rows(index), self.place, self.pick, self.passes)
+
+    def _at(self, x: Features, rows: Rows) -> Point:
+        leaf = as_leaf(x)
+        with Tap(self.place, grad=True) as tap:
+            score = self.explained.rows(rows)(leaf)
+        outer = self.pick(torch.autograd.grad(score.sum(), tap.parts, retain_graph=True))
+        through = self.pick(tap.parts) * outer.detach()
+        return Point(accumulated(score), leaf, gradient_of(through, leaf))
+
+
+class Known(Site):
+    """A site of which something is known at one x from a pass that was shared; everything else it asks the site itself."""
+
+    def __init__(self, site: Site, x: Features, score: Tensor, point: Point | None = None) -> None:
+        super().__init__(site.explained, site.passes)
+        self.site, self.x, self.known_score, self.point = site, x, score, point
+
+    def score(self, x: Features) -> Tensor:
+        """The known score, or the site's."""
+        return self.known_score if x is self.x else self.site.score(x)
+
+    def features(self, x: Features) -> Features:
+        """The known features, or the site's."""
+        return self.point.features if self.point is not None and x is self.x else self.site.features(x)
+
+    def at(self, x: Features) -> Point:
+        """The known point, or the site's."""
+        return self.point if self.point is not None and x is self.x else self.site.at(x)
+
+    def tail(self, x: Features) -> Site:
+        """The site's."""
+        return self.site.tail(x)
+
+    def rows(self, index: Tensor) -> Site:
+        """The site's."""
+        return self.site.rows(index)
+
+    def _at(self, x: Features, rows: Rows) -> Point:
+        return self.site._at(x, rows)  # noqa: SLF001  # one family
+
+
+def as_leaf(x: Features) -> Features:
+    """X cut off from its graph, as something to differentiate by."""
+    return bundled([part.detach().requires_grad_(part.is_floating_point()) for part in parts_of(x)])
+
+
+def gradient_of(score: Tensor, features: Features) -> Features:
+    """D score / d features; exactly zero for what the score ignores."""
+    parts = parts_of(features)
+    if not score.requires_grad:
+        raise ModelError("the score can't be differentiated: the model detaches its output or runs without gradients")
+    return bundled(torch.autograd.grad(score.sum(), parts, materialize_grads=True))
+
+
+def at_least_float32(features: Features) -> Features:
+    """Sums over steps and samples need float32's digits, whatever the model computes in."""
+    return bundled([accumulated(part) for part in parts_of(features)])

@@ -1,0 +1,90 @@
+"""The network behind a layer as a function of the layer's activation, without running again what comes before it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from attribution.bundle import Features, parts_of
+from attribution.front import Front, FrontDiffers
+from attribution.passes import Rows
+from attribution.site import Point, Site, as_leaf, gradient_of
+from attribution.tap import Tap, accumulated
+
+if TYPE_CHECKING:
+    from attribution.site import Layer
+
+logger = logging.getLogger(__name__)
+
+
+class Tail(Site):
+    """The function that a layer's activations go through on their way to the score, the rest of the network as it is at x.
+
+    The calls made before the layer are answered from one recorded pass (`Front`). Where that can't be done safely, the
+    whole model runs with the activation put in place by a hook; `path` says which of the two it is.
+    """
+
+    def __init__(self, layer: Layer, x: Features) -> None:
+        super().__init__(layer.explained, layer.passes)
+        self.layer, self.x = layer, x
+        self.place = layer.place
+        self.path = "replay"
+        self._fronts: dict[tuple[int, int], Front] = {}
+
+    def features(self, x: Features) -> Features:
+        """The activation itself."""
+        return x
+
+    def tail(self, x: Features) -> Tail:  # noqa: ARG002  # this is the function already
+        """This site."""
+        return self
+
+    def rows(self, index: Tensor) -> Site:
+        """The same site for those images only."""
+        return self.layer.rows(index).tail(self.x[index])
+
+    def _score(self, x: Features, rows: Rows) -> Tensor:
+        return self._forward(x, rows)
+
+    def _at(self, x: Features, rows: Rows) -> Point:
+        leaf = as_leaf(x)
+        score = self._forward(leaf, rows)
+        return Point(accumulated(score), leaf, gradient_of(score, leaf))
+
+    def _forward(self, activation: Features, rows: Rows) -> Tensor:
+        if self.path == "replay":
+            try:
+                return self._replayed(activation, rows)
+            except FrontDiffers as reason:
+                logger.info("a layer's front can't be replayed, the whole model runs instead: %s", reason)
+                self.path = "hook"
+                self._fronts.clear()
+        self._settle_call(rows)
+        with Tap(self.place, replacement=parts_of(activation)):
+            return self.explained.rows(rows)(self.x[rows])
+
+    def _replayed(self, activation: Features, rows: Rows) -> Tensor:
+        explained, image, front = self.explained.rows(rows), self.x[rows], self._front(rows)
+        with front.answering() as answers, Tap(front.place, replacement=parts_of(activation), on_reach=answers.end):
+            return explained(image)
+
+    def _front(self, rows: Rows) -> Front:
+        """The recorded front of these rows."""
+        key = (rows.start, rows.stop) if isinstance(rows, slice) else (int(rows[0]), int(rows[0]) + len(rows))
+        if key not in self._fronts:
+            self._settle_call(rows)
+            explained, image = self.explained.rows(rows), self.x[rows]
+            with torch.no_grad():
+                self._fronts[key] = Front.record(lambda: explained(image), self.place, proven=bool(self._fronts))
+        return self._fronts[key]
+
+    def _settle_call(self, rows: Rows) -> None:
+        """Turn "the last call" into a number, known after one pass."""
+        if self.place.call is not None and self.place.call < 0:
+            with torch.no_grad(), Tap(self.place) as tap:
+                self.explained.rows(rows)(self.x[rows])
+            self.place = replace(self.place, call=tap.calls + self.place.call)
