@@ -1,0 +1,140 @@
+"""A run on a disk. Every file is written under a private name, flushed to the disk, then renamed or linked in place."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from zarr.storage import LocalStore
+
+from storage import layout
+from storage.errors import MissingObjectError
+from storage.objects import Entry
+
+T = TypeVar("T")
+
+
+class LocalObjects:
+    """Files under a root; also what is mounted like a disk, such as NFS."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(os.path.abspath(root))  # noqa: PTH100  # resolve() would follow a symlinked run away
+        self.uri = str(self.root)
+
+    def get(self, key: str) -> bytes:
+        return self._read(key, (self.root / key).read_bytes)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        def read() -> bytes:
+            with (self.root / key).open("rb") as file:
+                file.seek(start, os.SEEK_SET if start >= 0 else os.SEEK_END)
+                return file.read(length)
+
+        return self._read(key, read)
+
+    def put(self, key: str, content: bytes) -> None:
+        partial = self._write_partial(content)
+        try:
+            self._in_folder(key, partial.replace)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
+    def create(self, key: str, content: bytes) -> bool:
+        partial = self._write_partial(content)
+        try:
+            self._in_folder(key, lambda path: os.link(partial, path))
+        except FileExistsError:
+            return False
+        finally:
+            partial.unlink(missing_ok=True)
+        _flush_folder((self.root / key).parent)
+        return True
+
+    def publish(self, source: str, key: str) -> None:
+        # A link costs nothing and cannot replace: another publisher of the same content was faster, which is as good.
+        try:
+            self._in_folder(key, lambda path: os.link(self.root / source, path))
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            raise MissingObjectError(f"{self.uri}/{source} is not there") from None
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            (self.root / key).unlink(missing_ok=True)
+
+    def entries(self, folder: str) -> list[Entry]:
+        found: list[Entry] = []
+        pending = [self.root / folder]
+        while pending:
+            try:
+                with os.scandir(pending.pop()) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            pending.append(Path(entry.path))
+                        else:
+                            self._append(found, entry)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # never made, or removed meanwhile
+        return sorted(found, key=lambda entry: entry.key)
+
+    def size(self, key: str) -> int | None:
+        try:
+            return (self.root / key).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def zarr_store(self) -> Any:
+        return LocalStore(self.root, read_only=True)
+
+    def _append(self, found: list[Entry], entry: os.DirEntry[str]) -> None:
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return  # removed meanwhile
+        key = os.path.relpath(entry.path, self.root).replace(os.sep, "/")
+        found.append(Entry(key, status.st_size, status.st_mtime))
+
+    def _read(self, key: str, read: Callable[[], bytes]) -> bytes:
+        try:
+            return read()
+        except FileNotFoundError:
+            raise MissingObjectError(f"{self.uri}/{key} is not there") from None
+
+    def _write_partial(self, content: bytes) -> Path:
+        """A flushed file in the staging folder, where a killed writer's litter is found and swept."""
+        key = f"{layout.STAGING}/{uuid.uuid4().hex}.partial"
+
+        def write(path: Path) -> None:
+            with path.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+
+        try:
+            self._in_folder(key, write)
+        except OSError:
+            (self.root / key).unlink(missing_ok=True)
+            raise
+        return self.root / key
+
+    def _in_folder(self, key: str, act: Callable[[Path], T]) -> T:
+        path = self.root / key
+        try:
+            return act(path)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return act(path)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut, where the file system allows it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,41 @@
+"""Reading maps back: any rows of one array, as numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import zarr
+
+from storage import layout
+from storage.objects import Objects
+from storage.records import ArraySpec
+
+
+class Attributions:
+    """The maps of one question, (images, *shape) float32; NaN where an image failed or is not done yet."""
+
+    def __init__(self, objects: Objects, spec: ArraySpec, image_count: int) -> None:
+        self.group, self.expression, self.dims = spec.group, spec.expression, ("image", *spec.dims)
+        self.shape = (image_count, *spec.shape)
+        self._objects = objects
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
+        if isinstance(rows, (int, np.integer)):
+            return np.asarray(self._read(slice(int(rows), int(rows) + 1))[0])
+        if isinstance(rows, slice):
+            return self._read(rows)
+        wanted = np.asarray(rows)
+        return np.asarray(self._array.oindex[wanted]) if len(wanted) else np.empty((0, *self.shape[1:]), np.float32)
+
+    def _read(self, rows: slice) -> np.ndarray:
+        return np.asarray(self._array[rows])
+
+    @cached_property
+    def _array(self) -> Any:
+        return zarr.open_array(self._objects.zarr_store(), path=layout.array(self.group), mode="r")

@@ -1,0 +1,170 @@
+"""A run directory, opened for reading or writing: the one door to everything that a run leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from storage import commits, layout, tensors
+from storage.errors import MissingObjectError, RunExistsError, RunMissingError, StoreError
+from storage.index import Index, encode_index
+from storage.maps import Attributions
+from storage.objects import Objects, open_objects
+from storage.records import ArraySpec, Commit, RunRecord, Store, from_json, to_json
+from storage.tables import Tables
+from storage.writing import UnitWriter
+
+Connect = Callable[[str | Path], Objects]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, told by listings alone."""
+
+    images: int
+    done: int  # images of committed units that have a result for every method
+    failed: int
+    units: int
+    committed: int
+
+
+class Run:
+    """Opened with `Run.open`, made with `Run.create`; holds no lock and no state that is not on disk."""
+
+    def __init__(self, objects: Objects, content: bytes) -> None:
+        self.objects = objects
+        self.record = from_json(RunRecord, content)
+        self.digest = commits.vouched(layout.RUN, content).sha256
+        self._index = Index(objects)
+        self._tables = Tables(objects, self.record.shard_length)
+
+    @classmethod
+    def create(
+        cls,
+        uri: str | Path,
+        spec: Mapping[str, Any],
+        index: pa.Table,
+        arrays: Sequence[ArraySpec],
+        shard_length: int,
+        store: Store = "full",
+        keep_bits: int = 10,
+        *,
+        origin: Mapping[str, Any] | None = None,
+        connect: Connect = open_objects,
+    ) -> Run:
+        """Make a run, or open it if the very same one is there; `origin` is recorded beside the spec and not compared."""
+        objects = connect(uri)
+        written = {layout.INDEX: encode_index(index)}
+        form = {"image_count": index.num_rows, "shard_length": shard_length, "store": store, "keep_bits": keep_bits}
+        if store != "none":
+            written |= tensors.metadata_objects([tensors.stored(each, store) for each in arrays], form)
+        record = RunRecord(
+            spec=spec,
+            arrays=tuple(arrays),
+            objects=tuple(commits.vouched(key, content) for key, content in written.items()),
+            origin=origin or {},
+            **form,
+        )
+        if objects.size(layout.RUN) is None:
+            for key, content in written.items():
+                objects.put(key, content)
+        # Created last and exclusively: a place with a run.json is a whole run, and of two creators one wins.
+        run = cls(objects, commits.create_or_read(objects, layout.RUN, to_json(record)))
+        differing = [name for name in _COMPARED if getattr(run.record, name) != getattr(record, name)]
+        if run.record.objects != record.objects and not run.index.equals(index):
+            differing.append("index")
+        if differing:
+            raise RunExistsError(
+                f"{uri} holds another run (it differs in {', '.join(differing)}); choose another output"
+            )
+        return run
+
+    @classmethod
+    def open(cls, uri: str | Path, *, connect: Connect = open_objects) -> Run:
+        objects = connect(uri)
+        try:
+            return cls(objects, objects.get(layout.RUN))
+        except MissingObjectError:
+            raise RunMissingError(f"no run at {uri}: it has no {layout.RUN}") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Run.open, (self.uri,)
+
+    @property
+    def uri(self) -> str:
+        return self.objects.uri
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return dict(self.record.spec)
+
+    @property
+    def arrays(self) -> tuple[ArraySpec, ...]:
+        return self.record.arrays
+
+    @property
+    def index(self) -> pa.Table:
+        return self._index.table
+
+    @property
+    def image_count(self) -> int:
+        return self.record.image_count
+
+    @property
+    def unit_count(self) -> int:
+        return -(-self.record.image_count // self.record.shard_length)
+
+    def unit_rows(self, unit: int) -> range:
+        """The image numbers of a unit."""
+        if not 0 <= unit < self.unit_count:
+            raise StoreError(f"unit {unit} is not within 0..{self.unit_count - 1}")
+        first = unit * self.record.shard_length
+        return range(first, min(first + self.record.shard_length, self.record.image_count))
+
+    def committed(self) -> frozenset[int]:
+        return commits.read_state(self.objects).committed
+
+    def pending(self) -> list[int]:
+        """Units that nobody has committed, in order: index minus commits."""
+        return sorted(set(range(self.unit_count)) - self.committed())
+
+    def commit_of(self, unit: int) -> Commit:
+        """Who committed a unit, when asked what a map was made with."""
+        return commits.read_commit(self.objects, unit)
+
+    @contextmanager
+    def writing(self, unit: int, attempt: str) -> Iterator[UnitWriter]:
+        """Collect a unit; leaving the block commits it, leaving it by an exception leaves nothing behind."""
+        rows = self.unit_rows(unit)
+        writer = UnitWriter(self.objects, self.record, self.digest, unit, attempt, rows, self._index.rows(rows))
+        yield writer
+        writer.commit()
+
+    def summary(self) -> pa.Table:
+        return self._tables.read("summary")
+
+    def failures(self) -> pa.Table:
+        return self._tables.read("failures")
+
+    def attributions(self, name: str) -> Attributions:
+        """The maps of a group or of a method expression."""
+        if self.record.store == "none":
+            raise StoreError(f"{self.uri} was made with store=none: it has summaries and no maps")
+        for spec in self.arrays:
+            if name in (spec.group, spec.expression):
+                return Attributions(self.objects, tensors.stored(spec, self.record.store), self.image_count)
+        raise StoreError(f"this run has no {name!r}; it has {', '.join(spec.group for spec in self.arrays)}")
+
+    def progress(self) -> Progress:
+        committed, failed_images = self._tables.failed_images()
+        images = sum(len(self.unit_rows(unit)) for unit in committed)
+        failed = sum(failed_images.values())
+        return Progress(self.image_count, images - failed, failed, self.unit_count, len(committed))
+
+
+_COMPARED = ("spec", "arrays", "image_count", "shard_length", "store", "keep_bits")
