@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from attribution.baselines import Baselines, make_baselines, parse_baselines
 from attribution.bundle import Features, parts_of
 from attribution.errors import LayerError, nearest
 from attribution.evaluate import Pass, evaluate
-from attribution.hooks import Place
+from attribution.hooks import Parts, Place, Visit, visiting
 from attribution.images import Images, Normalisation
 from attribution.method import completeness_delta
 from attribution.noise import Draws
@@ -126,22 +127,20 @@ def output_shape(question: Question, model: nn.Module, example: Tensor) -> tuple
 
 def last_convolution(model: nn.Module, example: Tensor) -> str:
     """The name of the convolution that is called last and still has places to tell apart."""
-    names: dict[nn.Module, str] = {
-        module: name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)
-    }
     called: list[str] = []
 
-    def note(module: nn.Module, _arguments: Any, output: Tensor) -> None:
-        if output.shape[-1] * output.shape[-2] > 1:
-            called.append(names[module])
+    def noting(name: str) -> Visit:
+        def note(parts: Parts) -> None:
+            if parts[0].shape[-1] * parts[0].shape[-2] > 1:
+                called.append(name)
 
-    handles = [module.register_forward_hook(note) for module in names]
-    try:
-        with torch.no_grad():
-            Score(model=model, dtype=_dtype_to_cast(model, example)).output(example)
-    finally:
-        for handle in handles:
-            handle.remove()
+        return note
+
+    with torch.no_grad(), ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Conv2d):
+                hooks.enter_context(visiting(Place(module), noting(name)))
+        Score(model=model, dtype=_dtype_to_cast(model, example)).output(example)
     if not called:
         raise LayerError("the model has no convolution with places to tell apart: name a layer with at=")
     return called[-1]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from attribution import methods as _all_methods
@@ -86,19 +86,6 @@ class Question:
         """Passes for one image, for planning."""
         return self.asked.cost(image_shape)
 
-    def with_defaults(self, **reserved: str | None) -> Question:
-        """Fill in reserved words that the expression left open (the command line's --layer, --target, ...)."""
-        text = str(self)
-        own = {word for word in RESERVED if f"{word}=" in text}
-        return replace(
-            self,
-            **{
-                word: _reserved(word, value, self.method)
-                for word, value in reserved.items()
-                if value and word not in own
-            },
-        )
-
     def __str__(self) -> str:
         """The canonical expression: parameters in order, then reserved words, defaults left out."""
         defaults = self.method.parameters()
@@ -130,17 +117,25 @@ class Question:
         return _call(self.name, own + [(word, value) for word, value in words.items() if value is not None])
 
 
-def parse(text: str) -> Question:
-    """Read an expression; short names like `ig` and `gradshap` are understood."""
+def parse(text: str, **otherwise: str | None) -> Question:
+    """Read an expression; short names like `ig` and `gradshap` are understood.
+
+    `otherwise` gives the reserved words that the expression leaves open (the command line's --layer, --target, ...);
+    a baseline is passed over by methods that compare with nothing.
+    """
     name, given = _parse_call(text)
     method_class = METHODS.get(SHORT_NAMES.get(name, name))
     if method_class is None:
         raise ExpressionError(
             f"method {name!r} not found; {nearest(name, [*METHODS, *SHORT_NAMES])} (see: cli.py methods)"
         )
-    own = {key: value for key, value in given.items() if key not in RESERVED}
-    method = _construct(method_class, own)
-    return Question(method, **{word: _reserved(word, given[word], method) for word in RESERVED if word in given})
+    method = _construct(method_class, {key: value for key, value in given.items() if key not in RESERVED})
+    words = {word: given.get(word, otherwise.get(word)) for word in RESERVED}
+    if method.default_baseline is None and "baseline" not in given:
+        del words["baseline"]
+    return Question(
+        method, **{word: _reserved(word, value, method) for word, value in words.items() if value is not None}
+    )
 
 
 def _reserved(word: str, value: Any, method: Method) -> Any:

@@ -1,0 +1,120 @@
+"""Explaining a batch: predictions, targets, automatic layers, and one pass shared by all who can read it."""
+
+import pytest
+import torch
+from torch import nn
+
+from attribution.errors import LayerError, TargetError
+from attribution.explain import Images, explain, output_shape, resolve
+from attribution.question import parse
+
+
+def images(x):
+    return Images(x, tuple("abcd"), torch.tensor([4, 0, 1, 2]))
+
+
+@pytest.fixture
+def counted(model, monkeypatch):
+    """How many forward passes the model has made."""
+    calls, forward = [], type(model).forward
+    monkeypatch.setattr(type(model), "forward", lambda self, x: calls.append(len(x)) or forward(self, x))
+    return calls
+
+
+def test_prediction_and_probability(model, x):
+    told = explain(model, images(x), [])
+    expected = model(x).softmax(1).max(1)
+    assert torch.equal(told.prediction, expected.indices)
+    torch.testing.assert_close(told.probability.double(), expected.values, atol=1e-6, rtol=0)  # float32 for display
+
+
+@pytest.mark.parametrize(("target", "rank"), [("predicted", 0), ("top1", 0), ("top3", 2)])
+def test_ranked_targets(model, x, target, rank):
+    (answer,) = explain(model, images(x), [parse(f"saliency(target='{target}')")]).answers
+    assert torch.equal(answer.target, model(x).sort(descending=True).indices[:, rank])
+    expected = model(x).softmax(1).sort(descending=True).values[:, rank]
+    torch.testing.assert_close(answer.target_probability, expected)
+
+
+def test_label_and_class_targets(model, x):
+    label, fixed = explain(
+        model, images(x), [parse("ig(n_steps=2, target='label')"), parse("saliency(target=3)")]
+    ).answers
+    assert label.target.tolist() == [4, 0, 1, 2]
+    assert fixed.target.tolist() == [3, 3, 3, 3]
+
+
+def test_a_class_that_the_model_lacks_is_named(model, x):
+    with pytest.raises(TargetError, match="target 9 is not one of the model's 5 classes"):
+        explain(model, images(x), [parse("saliency(target=9)")])
+
+
+def test_one_forward_serves_all_that_read_a_pass(model, x, counted):
+    expressions = ["saliency", "ixg", "gradcam(at='tail')", "ixg(at='block')", "saliency(target='label')"]
+    answers = list(explain(model, images(x), [parse(text) for text in expressions]).answers)
+    assert len(answers) == 5
+    assert counted == [4]
+
+
+def test_a_score_of_one_s_own_takes_the_target_s_place(model, x):
+    (answer,) = explain(
+        model, images(x), [parse("saliency(abs=False)")], score=lambda output: output[:, 1] - output[:, 2]
+    ).answers
+    leaf = x.clone().requires_grad_()
+    output = model(leaf)
+    (expected,) = torch.autograd.grad((output[:, 1] - output[:, 2]).sum(), leaf)
+    torch.testing.assert_close(answer.attribution, expected)
+    assert (answer.target == -1).all()
+
+
+def test_grad_cam_s_layer_is_the_last_convolution_with_places(model, x):
+    assert str(resolve(parse("gradcam"), model, x[:1])) == 'grad_cam(at="tail")'
+
+
+def test_convolutions_on_pooled_features_are_passed_over(x):
+    class Excites(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.excite, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(4, 5)
+
+        def forward(self, x):
+            x = self.body(x)
+            return self.head((x * self.excite(x.mean((2, 3), keepdim=True)).sigmoid()).mean((2, 3)))
+
+    assert resolve(parse("gradcam"), Excites().double().eval(), x[:1]).at == "body"
+
+
+def test_unknown_layers_and_neurons_are_named(model, x):
+    with pytest.raises(LayerError, match="layer 'blok' not found; nearest: block"):
+        resolve(parse("ig(at='blok')"), model, x[:1])
+    with pytest.raises(LayerError, match=r"neuron 9,0,0 does not exist in a layer of shape \(6, 6, 5\)"):
+        resolve(parse("ig(of='block:9,0,0')"), model, x[:1])
+    with pytest.raises(LayerError, match=r"grad_cam.*does not fit an activation of shape"):
+        resolve(parse("gradcam(at='head')"), model, x[:1])
+
+
+@pytest.mark.parametrize(
+    "text", ["saliency", "gradcam(at='tail')", "ixg(at='block')", "ig(n_steps=2, of='block:1,2,3')"]
+)
+def test_the_shape_is_known_before_the_map(model, x, text):
+    question = resolve(parse(text), model, x[:1])
+    (answer,) = explain(model, images(x), [question]).answers
+    assert output_shape(question, model, x[:1]) == tuple(answer.attribution.shape[1:])
+
+
+@pytest.mark.parametrize(("layout", "shape"), [("NHWC", (5, 7, 8)), ("NLC", (36, 8)), ("NLC", (37, 8))])
+def test_grad_cam_on_other_layouts_is_the_map_of_the_same_numbers(layout, shape):
+    from attribution.methods.grad_cam import GradCam
+    from attribution.site import Point
+
+    activation, gradient = torch.randn(2, *shape).double(), torch.randn(2, *shape).double()
+
+    class Told:
+        def at(self, _x):
+            return Point(torch.zeros(2), activation, gradient)
+
+    ours = GradCam(relu=False, layout=layout).attribute(Told(), None)
+    if layout == "NLC":
+        activation, gradient = (t[:, -36:].reshape(2, 6, 6, 8) for t in (activation, gradient))
+    weights = gradient.mean((1, 2), keepdim=True)
+    torch.testing.assert_close(ours[:, 0], (weights * activation).sum(-1))
