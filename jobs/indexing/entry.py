@@ -1,0 +1,87 @@
+"""One image of a data set before it has a number, and the table that many of them become."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+SCHEMA = pa.schema(
+    [
+        pa.field("image", pa.int64(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("offset", pa.int64()),  # null: the whole file
+        pa.field("length", pa.int64()),  # bytes, where known
+        pa.field("label", pa.int32()),
+        pa.field("version", pa.string()),  # of the file that holds the bytes, see jobs.reading
+    ]
+)
+_BATCH = 65_536  # entries that exist as Python objects at a time
+
+
+class DatasetError(ValueError):
+    """The data set can't be indexed as named; the message says what to do."""
+
+
+class Entry(NamedTuple):
+    """An image by its key (unique and stable: its identity in seeds and results) and where its bytes lie."""
+
+    key: str
+    uri: str
+    offset: int | None = None
+    length: int | None = None
+    label: int | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What a kind of data set yields: entries in any order, and where its labels and names come from."""
+
+    entries: Iterable[Entry]
+    name: str
+    label_source: str | None = None
+    class_names: tuple[str, ...] | None = None
+    licence: str | None = None
+
+
+def to_table(entries: Iterable[Entry]) -> pa.Table:
+    """The index: sorted by key (by code point, whatever the file system or locale), numbered, no key twice."""
+    schema = pa.schema([SCHEMA.field(name) for name in Entry._fields])
+    table = pa.Table.from_batches(_batches(iter(entries), schema), schema=schema)
+    table = table.take(pc.sort_indices(table, [("key", "ascending")])).combine_chunks()
+    keys = table["key"]
+    repeated = pc.filter(keys[1:], pc.equal(keys[1:], keys[:-1])) if len(keys) else keys
+    if len(repeated):
+        raise DatasetError(
+            f"{len(repeated)} keys are there more than once, first {repeated[0].as_py()!r}; keys must be unique"
+        )
+    return numbered(table)
+
+
+def numbered(table: pa.Table) -> pa.Table:
+    """The same rows with `image` counting from 0."""
+    rest = table.drop_columns(["image"]) if "image" in table.column_names else table
+    return rest.add_column(0, SCHEMA.field("image"), pa.array(range(len(rest)), pa.int64())).cast(SCHEMA)
+
+
+def index_digest(table: pa.Table) -> str:
+    """sha256 over key, label, offset, length and version of every row; where the files lie does not matter."""
+    digest = hashlib.sha256()
+    columns = ("key", "label", "offset", "length", "version")
+    for batch in table.select(columns).to_batches(max_chunksize=_BATCH):
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            digest.update("\0".join("" if value is None else str(value) for value in row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _batches(entries: Iterator[Entry], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    while chunk := list(islice(entries, _BATCH)):
+        columns = zip(*chunk, strict=True)
+        yield pa.record_batch(
+            [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
+        )

@@ -1,0 +1,90 @@
+"""Models by name: `resnet50`, `resnet50:IMAGENET1K_V2`, `resnet50:/path.pt`, `resnet18:random`, `timm/NAME`, `package.module:function`."""
+
+import difflib
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from jobs.preprocessing import Preprocessing
+from jobs.zoo import own, sample, timm_models, torchvision_models
+from jobs.zoo.entry import Built, ModelError
+
+__all__ = ["Layer", "Loaded", "ModelError", "known_models", "layers", "load"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A model ready to be explained (evaluation mode, frozen), and what a run must record about it."""
+
+    model: nn.Module
+    preprocessing: Preprocessing
+    name: str
+    weights: str
+    digest: str  # sha256 over names, types, shapes and values of the state
+    class_names: tuple[str, ...] | None
+    licence: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A place in a model that a layer method can name with `at`."""
+
+    name: str
+    type: str
+    parameter_count: int
+
+
+def load(name: str, *, trust_checkpoint: bool = False) -> Loaded:
+    """The model called `name`; a checkpoint that needs pickle, which can run any code, only with `trust_checkpoint`."""
+    built = _builder(name)(name, trust_checkpoint)
+    model = built.model.eval().requires_grad_(requires_grad=False)
+    return Loaded(
+        model=model,
+        preprocessing=built.preprocessing,
+        name=name,
+        weights=built.weights,
+        digest=state_digest(model),
+        class_names=built.class_names,
+        licence=built.licence,
+    )
+
+
+def known_models() -> tuple[str, ...]:
+    """The names that `load` knows of itself; timm's own list is longer (`timm.list_models()`) and comes with its prefix."""
+    return tuple(sorted((*torchvision_models.names(), sample.NAME)))
+
+
+def layers(model: nn.Module) -> tuple[Layer, ...]:
+    """Every named module of the model in the order of definition, the root left out."""
+    return tuple(
+        Layer(name, type(module).__name__, sum(each.numel() for each in module.parameters()))
+        for name, module in model.named_modules()
+        if name
+    )
+
+
+def state_digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _builder(name: str) -> Callable[[str, bool], Built]:
+    architecture, _, variant = name.partition(":")
+    if architecture == sample.NAME:
+        return sample.build
+    if architecture.startswith("timm/"):
+        return timm_models.build
+    if architecture in torchvision_models.names():
+        return torchvision_models.build
+    if variant.isidentifier() and all(part.isidentifier() for part in architecture.split(".")):
+        return own.build
+    nearest = difflib.get_close_matches(architecture.lower(), known_models(), n=3, cutoff=0.5)
+    hint = f"nearest: {', '.join(nearest)}; " if nearest else ""
+    raise ModelError(f"model {name!r} not found; {hint}see: cli.py models, or pass package.module:function")
