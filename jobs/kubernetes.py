@@ -1,6 +1,7 @@
 """A run as a Kubernetes manifest: k8s/ with the run's own values in it, ready for `kubectl apply -f -`."""
 
 import dataclasses
+import math
 import re
 import shutil
 import subprocess
@@ -55,36 +56,14 @@ class Deployment:
 def render(spec: RunSpec, deployment: Deployment) -> list[Resource]:
     """The whole manifest of one run: applied, it makes a cluster, does the run, and takes the cluster away."""
     name = deployment.name or job_name(spec)
-    output = _output(spec, name)
-    overlay = MANIFESTS / "overlays" / deployment.overlay
-    resources = build(overlay)
-    if output.startswith(VOLUME) and not _of_kind(resources, "PersistentVolumeClaim"):
-        resources = build(overlay, (MANIFESTS / "components" / "volume",))
-    resources = extend(resources, MANIFESTS / "components" / "job")
+    spec = dataclasses.replace(spec, output=_output(spec, name))
+    resources = _resources(deployment.overlay, has_volume=str(spec.output).startswith(f"{VOLUME}/"))
     (job,) = _of_kind(resources, "RayJob")
-    groups = {group["groupName"]: group for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]}
-    has_gpus = "gpu" in groups
-    spec = dataclasses.replace(
-        spec,
-        output=output,
-        # A cluster that starts with no machine but the head shows no GPU to count.
-        gpus_per_worker=spec.gpus_per_worker if spec.gpus_per_worker is not None else float(has_gpus),
-    )
-    _name(resources, job, name, deployment)
+    spec = _sized(spec, job["spec"]["rayClusterSpec"]["workerGroupSpecs"])
+    told = {"run": name, "dataset": spec.dataset, "methods": "; ".join(spec.methods), "output": str(spec.output)}
+    job["spec"]["metadata"] = {key: _ACTIVE.sub("_", value) for key, value in told.items()}
     _write_run(resources, spec)
-    job["spec"]["metadata"] = {
-        key: _ACTIVE.sub("_", value)
-        for key, value in {
-            "run": name,
-            "dataset": spec.dataset,
-            "methods": "; ".join(spec.methods),
-            "output": output,
-        }.items()
-    }
-    if (workers := spec.workers) is not None:
-        groups["gpu" if has_gpus else "decode"]["maxReplicas"] = workers
-        if has_gpus:
-            groups["decode"]["maxReplicas"] = -(-workers // WORKERS_PER_DECODER)
+    _name(resources, job, name, deployment)
     if deployment.queue is not None:
         _queue(job, deployment.queue)
     return resources
@@ -133,6 +112,29 @@ def _output(spec: RunSpec, name: str) -> str:
             f"output {output!r} is no place in a cluster; give a bucket (s3://bucket/run) or a path below {VOLUME}/"
         )
     return output
+
+
+def _resources(overlay: str, *, has_volume: bool) -> list[Resource]:
+    folder, components = MANIFESTS / "overlays" / overlay, MANIFESTS / "components"
+    resources = build(folder)
+    if has_volume and not _of_kind(resources, "PersistentVolumeClaim"):  # some overlays bring it
+        resources = extend(resources, components / "volume")
+    return extend(resources, components / "job")
+
+
+def _sized(spec: RunSpec, groups: list[Resource]) -> RunSpec:
+    """Room for the run's workers, and a run that asks for all the room.
+
+    The cluster starts with no machine but the head: there is no GPU to count, and only workers that wait make it grow.
+    """
+    named = {group["groupName"]: group for group in groups}
+    working = named.get("gpu", named["decode"])
+    workers = spec.workers or int(working["maxReplicas"])
+    if "gpu" in named:
+        named["decode"]["maxReplicas"] = math.ceil(workers / WORKERS_PER_DECODER)
+    working["maxReplicas"] = workers
+    gpus = float("gpu" in named) if spec.gpus_per_worker is None else spec.gpus_per_worker
+    return dataclasses.replace(spec, workers=workers, gpus_per_worker=gpus)
 
 
 def _of_kind(resources: list[Resource], kind: str) -> list[Resource]:

@@ -72,6 +72,13 @@ def test_workers_bound_the_machines():
     assert local["decode"]["maxReplicas"] == 2
 
 
+def test_without_a_number_the_run_asks_for_all_machines():
+    """Workers that wait are what makes a cluster grow; asking for what is there would ask for none."""
+    resources = render(SPEC, Deployment())
+    run = yaml.safe_load(of_kind(resources, "ConfigMap")["data"]["run.yaml"])
+    assert run["workers"] == groups(resources)["gpu"]["maxReplicas"] == 8
+
+
 def test_workers_need_gpus_where_there_are_gpu_machines():
     """The cluster starts without a machine, so the driver can't count its GPUs."""
     for overlay, share in (("gpu", 1.0), ("cpu-local", 0.0)):
