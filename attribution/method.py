@@ -48,6 +48,8 @@ class Method(ABC):
     short: ClassVar[tuple[str, ...]] = ()
     reads_pass: ClassVar[bool] = False
     """Only features and gradient at x itself are needed, so that several methods share one pass."""
+    lends_rules: ClassVar[bool] = False
+    """Its gradients follow rules lent to the model's operations, so that how a function is written matters."""
     default_baseline: ClassVar[str | None] = None
     captum: ClassVar[tuple[str, ...]] = ()
     """The names that Captum gives to this method at the input, at a layer and for a neuron."""

@@ -1,0 +1,107 @@
+"""A prepared model gives the same scores, features and gradients at every site of the run, or the step is refused."""
+
+import pytest
+import torch
+from torch import nn
+
+from attribution.explain import Images, explain, resolve
+from attribution.prepare import convolutions_before_norms, difference, folded, prepare
+from attribution.question import parse
+
+
+def questions(model, x, *texts):
+    return [resolve(parse(text), model, x[:1]) for text in texts]
+
+
+def norms(model):
+    return [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def test_the_prepared_model_explains_the_same(model, x):
+    asked = questions(model, x, "saliency", "ig(n_steps=3, at='block')", "gradcam", "ixg(at='norm')")
+    prepared = prepare(model, asked, x)
+    assert prepared.done == ("frozen", "channels_last", "folded BatchNorm")
+    images = Images(x, tuple("abcd"), torch.zeros(4, dtype=torch.int64))
+    for ours, theirs in zip(
+        explain(prepared.model, images, asked).answers, explain(model, images, asked).answers, strict=True
+    ):
+        torch.testing.assert_close(ours.attribution, theirs.attribution, rtol=0, atol=1e-12)
+
+
+def test_the_model_as_given_is_not_touched(model, x):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.requires_grad_()
+    prepared = prepare(model, questions(model, x, "saliency"), x).model
+    assert norms(model) == ["norm"]
+    assert norms(prepared) == []
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(p.requires_grad for p in prepared.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_names_stay(model, x):
+    names = [name for name, _ in model.named_modules()]
+    assert [name for name, _ in prepare(model, questions(model, x, "saliency"), x).model.named_modules()] == names
+
+
+@pytest.mark.parametrize("text", ["ixg(at='stem')", "ixg(at='norm')", "saliency(of='stem:1,2,3')"])
+def test_nothing_is_folded_at_or_beside_a_named_layer(model, x, text):
+    assert norms(prepare(model, questions(model, x, text), x).model) == ["norm"]
+
+
+class Shares(nn.Module):
+    """A convolution whose output is used before and after its BatchNorm."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 5)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.head((self.norm(y) + y).mean((2, 3)))
+
+
+class Repeats(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Linear(3, 5)
+
+    def forward(self, x):
+        return self.head(self.norm(self.conv(self.conv(x).relu())).mean((2, 3)))
+
+
+def calibrated(make):
+    torch.manual_seed(0)
+    model = make().double().eval()
+    model.norm.running_mean.normal_()
+    model.norm.running_var.uniform_(0.5, 2)
+    return model
+
+
+def test_a_fold_that_would_change_the_model_is_refused_with_its_reason(x):
+    model = calibrated(Shares)
+    prepared = prepare(model, questions(model, x, "saliency"), x)
+    assert norms(prepared.model) == ["norm"]
+    assert prepared.done == ("frozen", "channels_last")
+    assert "folded BatchNorm: moves a site of this run by" in prepared.refused[0]
+
+
+def test_a_convolution_called_twice_is_not_folded(x):
+    assert convolutions_before_norms(calibrated(Repeats), x) == []
+
+
+def test_the_check_sees_a_move_at_any_site(model, x):
+    moved = folded(prepare(model, [], x).model, x)
+    assert difference(moved, model, [], x) < 1e-12
+    with torch.no_grad():
+        moved.block.weight[0, 0, 0, 0] += 1e-3
+    assert difference(moved, model, [], x) > 1e-6
+    # the head is behind the block: its input shows the move, whatever the score says
+    asked = questions(model, x, "ixg(at='block')")
+    assert difference(moved, model, asked, x) > 1e-6
+
+
+def test_methods_that_lend_rules_get_the_functions_as_they_are_written(model, x, monkeypatch):
+    asked = questions(model, x, "saliency")
+    monkeypatch.setattr(type(asked[0].method), "lends_rules", True)
+    assert norms(prepare(model, asked, x).model) == ["norm"]
