@@ -20,7 +20,11 @@ __all__ = ["DecodeError", "Decoded", "Preprocessing", "ReadError", "decode", "de
 logger = logging.getLogger(__name__)
 
 # Formats that only hold pixels. Pillow also opens EPS (through Ghostscript), PDF, plug-in and film formats: not from strangers.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
+# With a list of formats it registers none by itself, and its builds differ in which they have.
+Image.init()
+_FORMATS = tuple(
+    name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF") if name in Image.OPEN
+)
 # Pillow's own limit against decompression bombs, kept here whatever the process has set: 0.7 GB of RGB in pillow's memory.
 _PIXEL_LIMIT = 178_956_970
 _ORIENTATION = 0x0112  # EXIF tag

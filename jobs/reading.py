@@ -5,7 +5,7 @@ import os
 import stat
 import urllib.parse
 from functools import lru_cache
-from typing import Any
+from typing import Any, BinaryIO
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
@@ -72,27 +72,25 @@ def _store(root: str) -> Any:
 
 
 def _read_local(path: bytes, offset: int | None, length: int | None, version: str | None) -> bytes:
+    with _opened(path) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ReadError("not a regular file")
+        _check_version(version, local_version(status))
+        start, count = (0, status.st_size) if offset is None or length is None else (offset, length)
+        _check_length(count)
+        file.seek(start)
+        return _whole(file.read(count), count)
+
+
+def _opened(path: bytes) -> BinaryIO:
     try:
-        # A named pipe would block a plain open for ever.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        # A named pipe would make a plain open wait for ever.
+        return open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
     except (OSError, ValueError) as error:
         if isinstance(error, ValueError) or error.errno in _HOPELESS:
             raise ReadError(_reason(error)) from None
         raise
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ReadError("not a regular file")
-        _check_version(version, local_version(status))
-        start, count = offset or 0, status.st_size if offset is None or length is None else length
-        _check_length(count)
-        file.seek(start)
-        parts = []
-        missing = count
-        while missing and (part := file.read(missing)):
-            parts.append(part)
-            missing -= len(part)
-    return _whole(b"".join(parts), count)
 
 
 def _read_remote(uri: str, offset: int | None, length: int | None, version: str | None) -> bytes:
