@@ -4,8 +4,8 @@ Takes numpy arrays and returns matplotlib figures; needs neither torch nor a dis
 """
 
 from attribution.visualization.images import visualize_image_attr, visualize_image_attr_multiple
-from attribution.visualization.panels import Entry, Map, contact_sheet, panel, save
-from attribution.visualization.scale import colours, enlarge, normalise, scale_of, shared_scale
+from attribution.visualization.panels import Entry, Map, contact_sheet, overlay, panel, save
+from attribution.visualization.scale import colours, enlarge, normalise, plane, scale_of, shared_scale
 from attribution.visualization.series import visualize_timeseries_attr
 
 __all__ = [
@@ -15,7 +15,9 @@ __all__ = [
     "contact_sheet",
     "enlarge",
     "normalise",
+    "overlay",
     "panel",
+    "plane",
     "save",
     "scale_of",
     "shared_scale",

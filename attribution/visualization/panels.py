@@ -163,11 +163,14 @@ def overlay(image: NDArray[Any], array: Array, full: float | None = None) -> NDA
     pixels = image_bytes(image)
     values = plane(array)
     shown = normalise(_to_size(values, pixels.shape[:2]), scale=full)
-    tint = colours(shown, one_sided=_is_one_sided(values))[:, :, :3].astype(np.float64)
+    # From the middle of the colour map on: opacity says how little there is, a pale or black tint would only veil the image.
+    strong = 0.3 + 0.7 * np.abs(shown)
+    one_sided = _is_one_sided(values)
+    tint = colours(strong if one_sided else np.where(shown < 0, -strong, strong), one_sided=one_sided)[:, :, :3]
     grey = (
         70 + pixels.mean(axis=2, keepdims=True) * 0.6
     )  # a softer range, so that dark and bright places carry colour alike
-    opacity = 0.85 * np.abs(shown[:, :, None]) ** 0.6
+    opacity = 0.9 * np.abs(shown[:, :, None]) ** 0.7
     return np.asarray((1 - opacity) * grey + opacity * tint).astype(np.uint8)
 
 

@@ -1,6 +1,7 @@
 """From attribution values to numbers in [-1, 1]: sign, scale, and size. Numpy only."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -69,6 +70,7 @@ def enlarge(values: Array, size: tuple[int, int]) -> Array:
     return np.clip(rows @ filled @ columns.T, filled.min(), filled.max())
 
 
+@lru_cache(64)
 def _resampling(old: int, new: int) -> Array:
     """The (new, old) matrix of cubic convolution (Keys 1981, a = -1/2) between pixel centres; widened where it shrinks."""
     stretch = max(1.0, old / new)
