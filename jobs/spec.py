@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -16,6 +17,12 @@ import yaml
 VERSION = 1
 Store = Literal["full", "channel_sum", "none"]
 Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16", "float64"]
+
+
+# user:key@ before the host (az's container@account is none), or a signed query
+_CREDENTIALS = re.compile(
+    r"://[^/?#]*:[^/?#]*@|[?&](x-amz-\w+|sig|signature|\w*token|\w*secret\w*|\w*key\w*)=", re.IGNORECASE
+)
 
 
 class SpecError(ValueError):
@@ -60,6 +67,12 @@ class RunSpec:
         for name in ("dataset", "model"):
             if not getattr(self, name):
                 raise SpecError(f"{name} is empty; name one (see: cli.py {name}s)")
+        for name in ("dataset", "model", "data_root", "output"):
+            if _CREDENTIALS.search(getattr(self, name) or ""):
+                # Without the value: what shall not be recorded shall not be printed either.
+                raise SpecError(
+                    f"{name} has credentials in its address, which a run records; give them by the environment"
+                )
         for name in ("limit", "shard_length", "rows_per_pass", "threads_per_worker", "workers", "window_bytes"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise SpecError(f"{name} is {value}; it must be 1 or more")

@@ -115,3 +115,19 @@ def test_request_id_follows_the_question_and_not_the_place():
 def test_slugs_fit_everywhere(text):
     assert set(slug(text)) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
     assert 1 <= len(slug(text)) <= 24
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("output", "s3://AKIACANARY:hush-hush@bucket/run"),
+        ("dataset", "https://example.org/list.csv?X-Amz-Signature=hush-hush"),
+        ("data_root", "az://container/x?sig=hush-hush"),
+        ("model", "resnet18:https://example.org/w.pt?access_token=hush-hush"),
+    ],
+)
+def test_credentials_in_an_address_are_refused_and_not_repeated(field, value):
+    with pytest.raises(SpecError, match=f"{field} has credentials") as caught:
+        dataclasses.replace(SPEC, **{field: value})
+    assert "hush" not in str(caught.value)
+    dataclasses.replace(SPEC, output="abfss://container@account.dfs.core.windows.net/run")
