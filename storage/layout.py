@@ -16,6 +16,7 @@ SUMMARY = "summary"
 FAILURES = "failures"
 COMMITS = "commits"
 STAGING = "_staging"
+TABLES = "tables"  # derived: a run is whole without them
 
 FOLDERS = (ARRAYS, SUMMARY, FAILURES, COMMITS, STAGING)
 ARRAY = "attribution"
@@ -28,6 +29,7 @@ _RETRACTION = re.compile(rf"{COMMITS}/{_UNIT}\.retracted\.json")
 _COMPACTION = re.compile(rf"{COMMITS}/compacted-(?P<generation>\d{{6,}})\.json")
 _PART = re.compile(rf"(?:{SUMMARY}|{FAILURES})/{_UNIT}(?:-(?P<images>\d+))?\.parquet")
 _STAGED = re.compile(rf"{STAGING}/{_UNIT}\.(?P<attempt>[A-Za-z0-9_-]+)\.\d+")
+_DERIVED = re.compile(rf"{TABLES}/(?P<name>[a-z0-9_]+)\.parquet")
 _GROUP = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -56,6 +58,10 @@ def compacted(table: Table, generation: int, token: str) -> str:
     return f"{table}/compacted-{generation:06d}-{token}.parquet"
 
 
+def derived(name: str) -> str:
+    return f"{TABLES}/{name}.parquet"
+
+
 def staged(unit: int, attempt: str, position: int) -> str:
     return f"{STAGING}/{unit:06d}.{attempt}.{position}"
 
@@ -72,6 +78,11 @@ def shard(group: str, unit: int, rank: int) -> str:
 def chunk_name(unit: int, rank: int) -> str:
     """The Zarr chunk key with the separator `.`: a flat folder instead of four folders a shard."""
     return ".".join(["c", str(unit), *["0"] * rank])
+
+
+def derived_name(key: str) -> str | None:
+    found = _DERIVED.fullmatch(key)
+    return found["name"] if found else None
 
 
 def commit_unit(key: str) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage import commits, layout, tensors
+from storage import commits, derived, layout, tensors
 from storage.errors import MissingObjectError, RunExistsError, RunMissingError, StoreError
 from storage.index import Index, encode_index
 from storage.maps import Attributions
@@ -150,6 +150,17 @@ class Run:
 
     def failures(self) -> pa.Table:
         return self._tables.read("failures")
+
+    def put_table(self, name: str, table: pa.Table) -> None:
+        """Keep a table that was computed from this run, where `sql` finds it by its name; replaces an earlier one."""
+        derived.put(self.objects, name, table)
+
+    def table(self, name: str) -> pa.Table:
+        return derived.read(self.objects, name)
+
+    def tables(self) -> list[str]:
+        """Names of the tables that were computed from this run and kept with it."""
+        return derived.names(self.objects)
 
     def attributions(self, name: str) -> Attributions:
         """The maps of a group or of a method expression."""
