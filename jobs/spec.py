@@ -89,7 +89,11 @@ class RunSpec:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         """Reads what `to_json` wrote, a hand-written spec, or a whole run.json (whose spec it takes)."""
-        fields = dict(document["spec"] if isinstance(document.get("spec"), Mapping) else document)
+        fields = dict(document)
+        while isinstance(inner := fields.get("spec"), Mapping):
+            fields = dict(inner)
+        if isinstance(origin := document.get("origin"), Mapping):  # a run.json keeps apart what changes no map
+            fields |= {name: value for name, value in origin.get("placement", {}).items() if name != "output"}
         version = fields.pop("version", VERSION)
         if version != VERSION:
             raise SpecError(f"this spec has version {version}; this release reads version {VERSION}")
@@ -103,14 +107,26 @@ class RunSpec:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
-        document = read_document(path)
-        return cls.from_json(document)
+        return cls.from_json(read_document(path))
+
+    def without_placement(self) -> Self:
+        """What determines the maps alone: two runs of it are the same run."""
+        return self.from_json({name: value for name, value in self.to_json().items() if name not in PLACEMENT})
+
+    def placement(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in sorted(PLACEMENT)}
 
     def assigned(self, assignments: Mapping[str, Any]) -> Self:
         """The same spec with some fields set, as `--set key=value` does."""
         for name in assignments:
             _check_name(name, "--set")
         return dataclasses.replace(self, **assignments)
+
+    def resolved(self, name: Literal["shard_length", "rows_per_pass", "threads_per_worker"]) -> int:
+        """A choice that the planner has made by now."""
+        value = getattr(self, name)
+        assert isinstance(value, int), f"{name} is not planned yet"
+        return value
 
     def request_id(self) -> str:
         """A name for what was asked, known before data and weights are at hand: a cluster job is called so."""
@@ -134,9 +150,9 @@ _TYPES = typing.get_type_hints(RunSpec)
 
 
 def read_document(path: str | Path) -> dict[str, Any]:
-    """A spec file's fields; JSON is YAML too."""
+    """A spec file's fields, or those of the text itself where it is a JSON object; JSON is YAML too."""
     try:
-        document = yaml.safe_load(Path(path).read_text())
+        document = yaml.safe_load(str(path) if str(path).startswith("{") else Path(path).read_text())
     except OSError as error:
         raise SpecError(f"spec file {path} can't be read: {error.strerror}") from error
     except yaml.YAMLError as error:

@@ -1,0 +1,40 @@
+"""Where and in what precision a worker computes, with everything that would make equal runs differ switched off."""
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+def use_device(precision: str, threads: int, *, wants_gpu: bool) -> torch.device:
+    """The device of this process. Algorithms are fixed and not chosen by timing: equal specs give equal bits."""
+    torch.set_num_threads(threads)  # Ray's OMP_NUM_THREADS does not reach a process that has imported torch before
+    if not (wants_gpu and torch.cuda.is_available()):
+        return torch.device("cpu")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    return torch.device("cuda")
+
+
+def prepare_model(model: nn.Module, precision: str, device: torch.device) -> nn.Module:
+    """The model on its device; the engine casts between its precision and that of the pixels."""
+    return model.to(device=device, dtype=DTYPES.get(precision))
+
+
+@contextmanager
+def one_at_a_time_per_machine(name: str) -> Iterator[None]:
+    """The first worker on a machine fetches weights into the cache; its neighbours wait and read them from there."""
+    folder = Path(tempfile.gettempdir()) / f"ascribe-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
