@@ -1,0 +1,241 @@
+"""The worker: an actor that holds the model, attributes shards and commits them itself; maps never travel through Ray."""
+
+import platform
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+
+from attribution.question import parse
+from jobs import __version__
+from jobs.decoding import ShardImages
+from jobs.devices import one_at_a_time_per_machine, prepare_model, use_device
+from jobs.events import Piece
+from jobs.metrics import Recorder, recorder
+from jobs.models import load
+from jobs.planning import load_score
+from jobs.retry import Fault
+from jobs.shard import Inquiry, attribute_shard
+from jobs.spec import RunSpec, SpecError
+from storage.errors import StoreError
+from storage.records import Failure, Result
+from storage.run import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a worker says of one attempt: small, as it goes to the driver."""
+
+    ticket: int
+    fault: Fault | None = None
+    is_fatal: bool = False  # the CUDA context is spoilt: this process is of no more use
+    images: int = 0
+    failures: int = 0
+    nonfinite: int = 0
+    backoffs: int = 0
+    bytes_written: int = 0
+    compute_s: float = 0.0
+    write_s: float = 0.0
+    labels: tuple[int, ...] = ()
+    predictions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Where a worker is right now; for the progress bar, and for the blame should it die."""
+
+    ticket: int | None
+    images: float
+
+
+class Stopped(Exception):  # noqa: N818  # no error: the run was asked to stop
+    """The shard under way is given back."""
+
+
+def versions() -> dict[str, str]:
+    return {
+        "ascribe": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+@dataclass(slots=True)
+class _Current:
+    ticket: int | None = None
+    rows: int = 0
+
+
+class Worker:
+    """Two calls may be under way: one computes, in the one thread that does, while the other writes."""
+
+    def __init__(self, uri: str, gpus: float) -> None:
+        self._uri, self._gpus = uri, gpus
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="attribute")
+        self._current = _Current()
+        self._stop = threading.Event()
+
+    def ready(self) -> dict[str, str]:
+        """Load everything; what fails here is reported as this call's error."""
+        return self._thread.submit(self._load).result()  # torch keeps the number of threads per thread
+
+    def _load(self) -> dict[str, str]:
+        self._run = Run.open(self._uri)
+        record = self._run.spec
+        spec = RunSpec.from_json(record)
+        self._spec = spec
+        device = use_device(spec.precision, spec.resolved("threads_per_worker"), wants_gpu=self._gpus > 0)
+        with one_at_a_time_per_machine("weights"):
+            loaded = load(spec.model, trust_checkpoint=spec.trust_checkpoint)
+        expected = record["identity"]["weights"]["sha256"]
+        if loaded.digest != expected:
+            raise SpecError(
+                f"weights of {spec.model} on {platform.node()} have digest {loaded.digest[:12]}, the run was begun with "
+                f"{expected[:12]}: put the same weights there"
+            )
+        self._inquiry = Inquiry(
+            model=prepare_model(loaded.model, spec.precision, device),
+            questions=tuple(parse(text) for text in spec.methods),
+            groups=tuple(array.group for array in self._run.arrays),
+            mean=loaded.preprocessing.mean,
+            std=loaded.preprocessing.std,
+            rows_per_pass=spec.resolved("rows_per_pass"),
+            precision=spec.precision,
+            seed=spec.seed,
+            store=spec.store,
+            keep_bits=spec.keep_bits,
+            score=load_score(spec),
+            device=device,
+        )
+        self._record: Recorder = recorder(record["run_id"], spec.model)
+        name = (
+            torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+        )
+        said = {"device": f"{device.type} {name}".strip(), "node": platform.node()}
+        self._marks = {**said, "versions": versions()}
+        return said
+
+    def report(self) -> Report:
+        current = self._current
+        share = current.rows / self._inquiry.rows_per_image if current.ticket is not None else 0.0
+        return Report(current.ticket, share)
+
+    def stop(self) -> None:
+        """Give back what is only computed so far; a commit in progress is finished."""
+        self._stop.set()
+
+    def attribute(self, ticket: int, piece: Piece, keys: dict[int, str], images: ShardImages) -> Outcome:
+        """Attribute and commit a piece. Every error comes back as a fault, with the stage at which it happened."""
+        computed = _Computed()
+        try:
+            self._thread.submit(self._compute, ticket, images, computed).result()
+            started = time.perf_counter()
+            if not piece.is_probe:
+                self._write(ticket, piece, keys, computed)
+        except Stopped:
+            return Outcome(ticket=ticket, fault=Fault("lost", "attribute", "the run was stopped"))
+        except StoreError as error:
+            return Outcome(ticket=ticket, fault=Fault("store", "write", one_line(error)))
+        except Exception as error:  # noqa: BLE001  # whatever a model or a method raises concerns this shard only
+            fault = Fault("raised", "attribute", one_line(error))
+            return Outcome(ticket=ticket, fault=fault, is_fatal=_spoils_the_device(error))
+        return computed.outcome(ticket, piece, time.perf_counter() - started)
+
+    def _compute(self, ticket: int, images: ShardImages, computed: "_Computed") -> None:
+        started = time.perf_counter()
+        current = self._current = _Current(ticket)
+
+        def on_rows(rows: int) -> None:
+            current.rows += rows
+            if self._stop.is_set():
+                raise Stopped
+
+        if self._stop.is_set():
+            raise Stopped
+        for item in attribute_shard(self._inquiry, images, on_rows):
+            computed.items.append(item)
+        labelled = images.labels >= 0
+        first = next((item for item in computed.items if isinstance(item, Result)), None)
+        if first is not None and len(first.rows) == len(images):
+            computed.labels = tuple(images.labels[labelled].tolist())
+            computed.predictions = tuple(first.summary["prediction"][labelled].tolist())
+        computed.compute_s = time.perf_counter() - started
+        self._current = _Current()
+
+    def _write(self, ticket: int, piece: Piece, keys: dict[int, str], computed: "_Computed") -> None:
+        for culprit in piece.culprits:
+            computed.items.append(
+                Failure(
+                    image=culprit.image,
+                    key=keys[culprit.image],
+                    method=None,
+                    stage=culprit.stage,
+                    error=culprit.error,
+                    attempts=culprit.attempts,
+                )
+            )
+        started = time.perf_counter()
+        with self._run.writing(piece.unit, f"{ticket}") as out:
+            for item in computed.items:
+                if isinstance(item, Result):
+                    out.add(item)
+                else:
+                    out.fail(item)
+            out.mark(**self._marks, out_of_memory=computed.backoffs(self._inquiry.rows_per_pass) > 0)
+            staged = time.perf_counter()
+        self._record("ascribe_encode_seconds", staged - started)
+        self._record("ascribe_write_seconds", time.perf_counter() - staged)
+        self._record("ascribe_compute_seconds", computed.compute_s)
+        self._record("ascribe_oom_backoffs", computed.backoffs(self._inquiry.rows_per_pass))
+        self._record("ascribe_bytes_written", computed.map_bytes)
+
+
+@dataclass(slots=True)
+class _Computed:
+    items: list[Result | Failure] = field(default_factory=list)
+    labels: tuple[int, ...] = ()
+    predictions: tuple[int, ...] = ()
+    compute_s: float = 0.0
+
+    @property
+    def results(self) -> list[Result]:
+        return [item for item in self.items if isinstance(item, Result)]
+
+    @property
+    def map_bytes(self) -> int:
+        return sum(result.maps.nbytes for result in self.results if result.maps is not None)
+
+    def backoffs(self, rows_per_pass: int) -> int:
+        least = min((int(result.summary["rows_per_pass"]) for result in self.results), default=rows_per_pass)
+        return (rows_per_pass // max(least, 1)).bit_length() - 1
+
+    def outcome(self, ticket: int, piece: Piece, write_s: float) -> Outcome:
+        return Outcome(
+            ticket=ticket,
+            images=len(piece.rows),
+            failures=len({item.image for item in self.items if isinstance(item, Failure)}),
+            nonfinite=sum(int((result.summary["nonfinite_count"] > 0).sum()) for result in self.results),
+            bytes_written=self.map_bytes,
+            compute_s=self.compute_s,
+            write_s=write_s,
+            labels=self.labels,
+            predictions=self.predictions,
+        )
+
+
+def one_line(error: BaseException) -> str:
+    """An error for a table cell: its type where the text does not speak for itself, its first line, cut."""
+    text = str(error).strip().split("\n", 1)[0]
+    named = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+    return named[:500]
+
+
+def _spoils_the_device(error: Exception) -> bool:
+    """After an illegal memory access or a failed device assertion every later call fails too."""
+    return (
+        isinstance(error, RuntimeError)
+        and "CUDA error" in str(error)
+        and not isinstance(error, torch.cuda.OutOfMemoryError)
+    )
