@@ -1,0 +1,482 @@
+"""The command line: parses, calls jobs or storage, prints. Heavy imports wait until a command needs them."""
+
+import inspect
+import os
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DONE, FAILED, USAGE, WITH_FAILURES = 0, 1, 2, 3
+
+
+class Verb(click.Command):
+    """A command with --debug, whose example keeps its lines."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.help = inspect.cleandoc(self.help or "").replace("Example:\n", "\b\nExample:\n")
+        self.params.append(
+            click.Option(
+                ["--debug"], is_flag=True, expose_value=False, callback=_remember_debug, help="Show tracebacks."
+            )
+        )
+
+
+class Verbs(click.Group):
+    """Errors that a user can mend end as one line that says the way out."""
+
+    command_class = Verb
+    group_class = type
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except KeyboardInterrupt:
+            sys.exit(FAILED)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # the one border where every error is met
+            if ctx.find_root().meta.get("debug"):
+                traceback.print_exc()
+            raise Plain(error) from error
+
+
+class Plain(click.ClickException):
+    """`error: what, the value, the way out`."""
+
+    def __init__(self, error: Exception) -> None:
+        first_line = " ".join(str(error).split()) or type(error).__name__
+        is_ours = isinstance(error, ValueError)
+        super().__init__(first_line if is_ours else f"{type(error).__name__}: {first_line} (more: --debug)")
+        self.exit_code = USAGE if is_ours and not _is_the_stores(error) else FAILED  # type: ignore[misc]  # Click reads it from the instance
+
+    def show(self, file: Any = None) -> None:  # noqa: ARG002  # Click's signature
+        click.echo(f"error: {self.message}", err=True)
+
+
+def _is_the_stores(error: Exception) -> bool:
+    """Whether the store failed; that there is no such run or that SQL is wrong is for the user to mend."""
+    kind = type(error)
+    return kind.__module__.startswith("storage.") and kind.__name__ not in {
+        "RunMissingError",
+        "RunExistsError",
+        "QueryError",
+    }
+
+
+def _remember_debug(ctx: click.Context, _option: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.find_root().meta["debug"] = True
+
+
+def say(text: str) -> None:
+    """A message; results go to stdout, these do not."""
+    click.echo(text, err=True)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="ascribe", message="%(version)s")
+def main() -> None:
+    """Ask why of an image model for a whole data set: attribution maps, in shards, on one machine or a Ray cluster.
+
+    Exit codes: 0 every image done, 1 failed, 2 wrong usage, 3 finished with failures.
+    """
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON value on stdout.")
+run_argument = click.argument("run", metavar="RUN")
+address_option = click.option("--address", help="Ray Jobs address, http://HEAD:8265 (default: RAY_ADDRESS).")
+
+
+def run_options(command: F) -> F:
+    """Everything that says what is computed and where; most of it is a field of the spec."""
+    for option in reversed(
+        (
+            click.option("--dataset", help="sample, imagenet-val, a folder, a tar, a URI (see: cli.py datasets)."),
+            click.option(
+                "--method",
+                "methods",
+                multiple=True,
+                help="Method expression; repeat for several (see: cli.py methods).",
+            ),
+            click.option(
+                "--model", help="Model name (see: cli.py models). Default: resnet50; efficientnet_lite0 for sample."
+            ),
+            click.option("--output", help="Where the run lies: a path or URI. Default: runs/<run id>."),
+            click.option("--layer", help="at= of the methods that leave it open: the layer that is credited."),
+            click.option(
+                "--target", help="target= of the methods that leave it open: predicted, label, a class, top2."
+            ),
+            click.option("--baseline", help="baseline= of the methods that leave it open: zero, black, blur, ..."),
+            click.option("--noise", help='noise= of the methods that leave it open: "smoothgrad(samples=10)".'),
+            click.option("--score", help="package.module:function from the model's output to one number per image."),
+            click.option("--limit", type=int, help="Only the first so many images."),
+            click.option("--filter", help='SQL condition on the index: "label < 10".'),
+            click.option(
+                "--store", type=click.Choice(["full", "channel_sum", "none"]), help="What of the maps is kept."
+            ),
+            click.option(
+                "--keep-bits", type=int, help="Mantissa bits of stored maps, 1 to 23 (lossless). Default: 10."
+            ),
+            click.option(
+                "--precision",
+                type=click.Choice(["auto", "float32", "tf32", "bfloat16", "float16", "float64"]),
+                help="What the model computes in.",
+            ),
+            click.option("--batch", "rows_per_pass", type=int, help="Rows a pass."),
+            click.option("--workers", type=int, help="How many workers. Default: one a GPU, or one a core."),
+            click.option("--seed", type=int, help="Of all random draws. Default: 0."),
+            click.option("--data-root", help="Where named data sets lie (default: IMAGENET_ROOT for imagenet-val)."),
+            click.option(
+                "--trust-checkpoint",
+                is_flag=True,
+                default=None,
+                help="Load checkpoints that need pickle: they can run code.",
+            ),
+            click.option(
+                "--stall-timeout",
+                "stall_timeout_s",
+                type=float,
+                help="Seconds without a live worker before the run fails.",
+            ),
+            click.option("--max-failures", type=int, help="Failed images before the run fails."),
+            click.option(
+                "--spec", "spec_file", help="Take the spec from a file; RUN/run.json replays a run. Flags go over it."
+            ),
+            click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set any field of the spec."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def build_spec(spec_file: str | None, assignments: tuple[str, ...], given: Mapping[str, Any]) -> Any:
+    """The spec from a file, then flags, then --set; methods in their one spelling."""
+    from jobs.planning import canonical_methods
+    from jobs.spec import RunSpec, parse_assignments, read_document
+
+    words = {
+        word: given.get(flag)
+        for flag, word in (("layer", "at"), ("target", "target"), ("baseline", "baseline"), ("noise", "noise"))
+    }
+    flags = {
+        name: value
+        for name, value in given.items()
+        if value not in (None, ()) and name not in ("layer", "target", "baseline", "noise")
+    }
+    flags |= parse_assignments(assignments)
+    if spec_file is not None:
+        spec = RunSpec.from_json(read_document(spec_file)).assigned(flags)
+    else:
+        if not flags.get("dataset"):
+            raise click.UsageError("--dataset is missing; try: cli.py submit --dataset sample --method gradshap")
+        if not flags.get("methods"):
+            raise click.UsageError("--method is missing; try: --method gradshap (see: cli.py methods)")
+        flags.setdefault("model", "efficientnet_lite0" if flags["dataset"] == "sample" else "resnet50")
+        spec = RunSpec(
+            dataset=flags.pop("dataset"), methods=tuple(flags.pop("methods")), model=flags.pop("model")
+        ).assigned(flags)
+    return spec.assigned({"methods": canonical_methods(spec.methods, **words)})
+
+
+@main.command()
+@run_options
+@address_option
+@click.option("--wait/--no-wait", default=True, help="Follow a cluster's job until it ends, or return its id.")
+@click.option("--ship-code", is_flag=True, help="Send this checkout's code along to the cluster.")
+@click.option("--dry-run", is_flag=True, help="Say what the run would cost, and stop.")
+@click.option("--take-over", is_flag=True, help="Take the run from a holder that may be alive.")
+@click.option(
+    "--allow-mixed", is_flag=True, help="Resume with another torch or ascribe version than the run was begun with."
+)
+@json_option
+@click.pass_context
+def submit(
+    ctx: click.Context,
+    /,
+    spec_file: str | None,
+    assignments: tuple[str, ...],
+    address: str | None,
+    wait: bool,
+    ship_code: bool,
+    dry_run: bool,
+    take_over: bool,
+    allow_mixed: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Attribute a data set. The same submit again resumes the run.
+
+    Example:
+      cli.py submit --dataset sample --method gradshap --model efficientnet_lite0
+    """
+    from jobs.remote import address_from_environment
+
+    spec = build_spec(spec_file, assignments, given)
+    address = address or address_from_environment()
+    if dry_run:
+        ctx.exit(_dry_run(spec, as_json=as_json))
+    if address is not None:
+        ctx.exit(_submit_to(address, spec, wait=wait, ship_code=ship_code, as_json=as_json))
+    from jobs.submit import Options, submit_here
+
+    options = Options(
+        take_over=take_over,
+        allow_mixed=allow_mixed,
+        command=shlex.join(["cli.py", *sys.argv[1:]]),
+        say=say,
+        with_bar=sys.stderr.isatty(),
+        dashboard=os.environ.get("ASCRIBE_DASHBOARD", "on") != "off",
+    )
+    done = submit_here(spec, options)
+    ctx.exit(_conclude(done.run, done.ending, as_json=as_json))
+
+
+def _dry_run(spec: Any, *, as_json: bool) -> int:
+    from jobs import tables
+    from jobs.estimate import estimate
+    from jobs.planning import plan
+    from jobs.submit import device_kind
+
+    device = device_kind(spec, inside=False)
+    told = estimate(plan(spec, device), device, spec.workers or os.cpu_count() or 1)
+    if as_json:
+        click.echo(tables.as_json(told))
+    else:
+        shown = {**told, "bytes": tables.size(told["bytes"]), "free_bytes": tables.size(told["free_bytes"])}
+        methods = [{**method, "bytes": tables.size(method["bytes"])} for method in told["methods"]]
+        tables.print_fields({name: value for name, value in shown.items() if name not in ("methods", "warnings")})
+        tables.print_rows(methods)
+    for warning in told["warnings"]:
+        say(f"warning: {warning}")
+    return DONE
+
+
+def _submit_to(address: str, spec: Any, *, wait: bool, ship_code: bool, as_json: bool) -> int:
+    from jobs import tables
+    from jobs.progress import Bar, Display, Lines
+    from jobs.remote import Jobs
+
+    jobs = Jobs(address)
+    submission_id = jobs.submit(spec, ship_code=ship_code)
+    say(f"job {submission_id} at {address}/#/jobs/{submission_id}")
+    if not wait:
+        told = {"id": submission_id, "address": address, "output": spec.output}
+        click.echo(tables.as_json(told) if as_json else submission_id)
+        say(f"follow: cli.py status {submission_id} --address {address} (also: logs, cancel)")
+        return DONE
+    display: Display = Bar() if sys.stderr.isatty() else Lines()
+    with display:
+        status = jobs.follow(submission_id, display.show)
+    click.echo(tables.as_json(status) if as_json else f"{submission_id} {status['state'].lower()}: {spec.output}")
+    if status["state"] != "SUCCEEDED" and status["exit_code"] != WITH_FAILURES:
+        say(
+            f"error: {' '.join(str(status['message']).split())[-300:]} (see: cli.py logs {submission_id} --address {address})"
+        )
+        return FAILED
+    return int(status["exit_code"] or DONE)
+
+
+def _conclude(run: Any, ending: Any, *, as_json: bool) -> int:
+    from jobs import tables
+    from jobs.overview import status
+
+    told = {**status(run), "ending": ending.how, "nonfinite": ending.nonfinite}
+    if as_json:
+        click.echo(tables.as_json(told))
+    else:
+        click.echo(f"{told['run']}: {told['done']} of {told['images']} images done, {told['failed']} failed")
+    if ending.nonfinite:
+        say(f"warning: {ending.nonfinite} maps hold NaN or infinity (query: nonfinite_count > 0)")
+    if ending.how != "finished":
+        say(f"error: {ending.reason}")
+        return FAILED
+    if told["failed"]:
+        say(f'{told["failed"]} images failed; why: cli.py query {told["run"]} "from failures"')
+        return WITH_FAILURES
+    return DONE
+
+
+@main.command()
+@run_argument
+@click.option("--watch", is_flag=True, help="Look again every two seconds until the run is done.")
+@address_option
+@json_option
+def status(run: str, watch: bool, address: str | None, as_json: bool) -> None:
+    """How far a run is, from its directory or, for a job id, from its cluster.
+
+    Example:
+      cli.py status runs/demo --watch
+    """
+    from jobs import overview, tables
+
+    if address is not None:
+        from jobs.remote import Jobs
+
+        told = Jobs(address).status(run)
+        click.echo(tables.as_json(told)) if as_json else tables.print_fields(told)
+        return
+    from storage.run import Run
+
+    opened = Run.open(overview.locate(run))
+    if watch:
+        _watch(opened)
+    told = overview.status(opened)
+    click.echo(tables.as_json(told)) if as_json else tables.print_fields(told)
+
+
+def _watch(run: Any) -> None:
+    from jobs.overview import snapshot
+    from jobs.progress import Bar, Rate
+
+    rate = Rate()
+    with Bar() as bar:
+        while True:
+            seen = snapshot(run, rate, time.monotonic())
+            bar.show(seen)
+            if seen.done >= seen.images:
+                return
+            time.sleep(2.0)
+
+
+@main.command("list")
+@click.argument("folder", default="runs")
+@address_option
+@json_option
+def list_runs(folder: str, address: str | None, as_json: bool) -> None:
+    """The runs in a folder, or the jobs of a cluster.
+
+    Example:
+      cli.py list
+    """
+    from jobs import overview, tables
+
+    if address is not None:
+        from jobs.remote import Jobs
+
+        rows = Jobs(address).list()
+        columns = ["id", "state", "dataset", "methods", "output"]
+    else:
+        rows = overview.listed(folder)
+        columns = ["run", "state", "dataset", "model", "images", "done", "failed"]
+    click.echo(tables.as_json(rows)) if as_json else tables.print_rows(rows, columns)
+    if not rows:
+        say(f"no runs in {address or folder}")
+
+
+@main.command()
+@run_argument
+@address_option
+@click.option("--tail", type=int, help="Only the last so many lines.")
+def logs(run: str, address: str | None, tail: int | None) -> None:
+    """What the driver logged: a line per shard, worker and fault.
+
+    Example:
+      cli.py logs runs/demo --tail 20
+    """
+    from jobs import overview
+
+    if address is not None:
+        from jobs.remote import Jobs
+
+        text = Jobs(address).logs(run)
+    else:
+        text = overview.log_of(overview.locate(run))
+    lines = text.splitlines()
+    for line in lines[-tail:] if tail else lines:
+        click.echo(line)
+
+
+@main.command()
+@run_argument
+@click.argument("sql")
+@json_option
+def query(run: str, sql: str, as_json: bool) -> None:
+    """SQL over the tables summary, images and failures of a run.
+
+    Example:
+      cli.py query runs/demo "select key, probability from summary order by probability limit 5"
+    """
+    from jobs import overview, tables
+    from storage.run import Run
+
+    rows = Run.open(overview.locate(run)).sql(sql).to_pylist()
+    click.echo(tables.as_json(rows)) if as_json else tables.print_rows(rows)
+
+
+@main.command()
+@json_option
+def methods(as_json: bool) -> None:
+    """The attribution methods, with their parameters and where they come from.
+
+    Example:
+      cli.py methods
+    """
+    import attribution.methods  # noqa: F401  # fills the table
+    from attribution.method import METHODS
+    from jobs import tables
+
+    rows = [
+        {
+            "method": name,
+            "short": ", ".join(method.short),
+            "parameters": ", ".join(f"{key}={value!r}" for key, value in method.parameters().items()),
+            "places": ", ".join(sorted(method.places)),
+            "help": method.help(),
+            "paper": method.paper,
+        }
+        for name, method in sorted(METHODS.items())
+    ]
+    click.echo(tables.as_json(rows)) if as_json else tables.print_rows(
+        rows, ["method", "short", "parameters", "places", "help"]
+    )
+
+
+@main.command()
+@json_option
+def models(as_json: bool) -> None:
+    """The models that are known by name; besides them: timm/NAME, NAME:checkpoint, NAME:random, package.module:function.
+
+    Example:
+      cli.py models
+    """
+    from jobs import tables
+    from jobs.models import known_models
+
+    names = list(known_models())
+    click.echo(tables.as_json(names) if as_json else "\n".join(names))
+
+
+@main.command()
+@click.argument("model")
+@click.option("--trust-checkpoint", is_flag=True, help="Load checkpoints that need pickle: they can run code.")
+@json_option
+def layers(model: str, trust_checkpoint: bool, as_json: bool) -> None:
+    """The layers of a model, as at= and of= name them.
+
+    Example:
+      cli.py layers resnet18:random
+    """
+    from dataclasses import asdict
+
+    from jobs import tables
+    from jobs.models import layers as layers_of
+    from jobs.models import load
+
+    rows = [asdict(layer) for layer in layers_of(load(model, trust_checkpoint=trust_checkpoint).model)]
+    click.echo(tables.as_json(rows)) if as_json else tables.print_rows(rows)
+
+
+if __name__ == "__main__":
+    main()
