@@ -2,12 +2,16 @@
 
 import difflib
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from attribution.errors import LayerError
+from attribution.hooks import Parts, Place, visiting
 from jobs.preprocessing import Preprocessing
 from jobs.zoo import own, sample, timm_models, torchvision_models
 from jobs.zoo.entry import Built, ModelError
@@ -30,11 +34,13 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A place in a model that a layer method can name with `at`."""
+    """A place in a model that a layer method can name with `at`, and what a forward pass of one image does there."""
 
     name: str
     type: str
     parameter_count: int
+    shape: tuple[int, ...] | None  # of one image's activation; None where the pass does not come by or yields no tensor
+    calls: int  # a layer called several times needs another name to be credited
 
 
 def load(name: str, *, trust_checkpoint: bool = False) -> Loaded:
@@ -57,13 +63,32 @@ def known_models() -> tuple[str, ...]:
     return tuple(sorted((*torchvision_models.names(), sample.NAME)))
 
 
-def layers(model: nn.Module) -> tuple[Layer, ...]:
-    """Every named module of the model in the order of definition, the root left out."""
+def layers(model: nn.Module, crop: tuple[int, int]) -> tuple[Layer, ...]:
+    """Every named module in the order of definition, with its activation's shape for an image of `crop`."""
+    seen: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+    named = [(name, module) for name, module in model.named_modules() if name]
+    device = next(model.parameters(), torch.empty(0)).device
+    with ExitStack() as hooks, torch.no_grad(), suppress(LayerError):  # a layer that yields no tensor ends the pass
+        for name, module in named:
+            hooks.enter_context(visiting(Place(module), _noting(seen[name])))
+        model(torch.zeros(1, 3, *crop, device=device))
     return tuple(
-        Layer(name, type(module).__name__, sum(each.numel() for each in module.parameters()))
-        for name, module in model.named_modules()
-        if name
+        Layer(
+            name,
+            type(module).__name__,
+            sum(each.numel() for each in module.parameters()),
+            seen[name][0] if seen[name] else None,
+            len(seen[name]),
+        )
+        for name, module in named
     )
+
+
+def _noting(shapes: list[tuple[int, ...]]) -> Callable[[Parts], None]:
+    def note(parts: Parts) -> None:
+        shapes.append(tuple(parts[0].shape[1:]))
+
+    return note
 
 
 def state_digest(model: nn.Module) -> str:

@@ -70,6 +70,17 @@ def patient_and_safe() -> Iterator[None]:
             os.environ[name] = before
 
 
+def needs_pickle(error: Exception) -> bool:
+    return isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error)
+
+
+def reason(error: Exception) -> str:
+    """One line of what a library says, often over a page."""
+    if needs_pickle(error):
+        return "it holds more than tensors"
+    return (str(error).strip().split("\n", 1)[0] or type(error).__name__)[:200]
+
+
 def _safetensors(file: Path) -> object:
     try:
         return safetensors.torch.load_file(file)
@@ -80,15 +91,13 @@ def _safetensors(file: Path) -> object:
 def _torch_file(file: Path, trust_checkpoint: bool) -> object:
     try:
         return torch.load(file, map_location="cpu", weights_only=not trust_checkpoint)
-    except pickle.UnpicklingError as error:
-        if trust_checkpoint or "weights_only" not in str(error).lower():
-            raise ModelError(f"checkpoint {file} is damaged: {_first_line(error)}") from error
+    except Exception as error:
+        if trust_checkpoint or not needs_pickle(error):
+            raise ModelError(f"checkpoint {file} is damaged: {reason(error)}") from error
         raise ModelError(
             f"checkpoint {file} holds more than tensors and needs pickle, which can run any code; save its state_dict alone "
             "(torch.save(model.state_dict(), path)) or, if you trust where it comes from, pass --trust-checkpoint"
         ) from error
-    except Exception as error:
-        raise ModelError(f"checkpoint {file} can't be read: {_first_line(error)}") from error
 
 
 def _unwrapped(content: object, file: Path) -> dict[str, Tensor]:
@@ -107,7 +116,3 @@ def _unwrapped(content: object, file: Path) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().split("\n", 1)[0] or type(error).__name__)[:200]

@@ -21,6 +21,8 @@ def build(name: str, trust_checkpoint: bool) -> Built:  # noqa: ARG001  # the fu
         raise ModelError(
             f"model {name!r} can't be imported ({error}); it must be package.module:function, found from here"
         ) from error
+    if not callable(function):
+        raise ModelError(f"{name!r} is a {type(function).__name__}, no function; it must be package.module:function")
     answer = function()
     model, preprocessing = answer if isinstance(answer, tuple) else (answer, Preprocessing())
     if not isinstance(model, nn.Module) or not isinstance(preprocessing, Preprocessing):

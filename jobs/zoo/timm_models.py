@@ -14,7 +14,7 @@ from torch import nn
 
 from jobs import torchvision_shim  # noqa: F401  # timm imports torchvision
 from jobs.preprocessing import Preprocessing
-from jobs.zoo.checkpoint import fill, patient_and_safe, read_state
+from jobs.zoo.checkpoint import fill, patient_and_safe, read_state, reason
 from jobs.zoo.entry import Built, ModelError
 from jobs.zoo.random_weights import build_seeded
 
@@ -71,9 +71,8 @@ def _pretrained(timm: Any, architecture: str) -> nn.Module:
         with patient_and_safe(), _offline_where_there_is_no_hub(), contextlib.redirect_stdout(io.StringIO()):
             model: nn.Module = timm.create_model(architecture, pretrained=True)
     except Exception as error:
-        reason = str(error).strip().split("\n", 1)[0][:200]
         raise ModelError(
-            f"weights of timm/{architecture} are not on this machine and can't be fetched ({reason}); pass "
+            f"weights of timm/{architecture} are not on this machine and can't be fetched ({reason(error)}); pass "
             f"--model timm/{architecture}:/path/to/weights.safetensors, or timm/{architecture}:random for a trial"
         ) from error
     return model

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from jobs.preprocessing import Preprocessing
 from jobs.torchvision_shim import torchvision
-from jobs.zoo.checkpoint import fill, patient_and_safe, read_state
+from jobs.zoo.checkpoint import fill, patient_and_safe, read_state, reason
 from jobs.zoo.entry import Built, ModelError
 from jobs.zoo.random_weights import build_seeded
 
@@ -58,10 +58,10 @@ def _pretrained(architecture: str, weights: Any) -> Built:
     except Exception as error:
         if file.exists():
             raise ModelError(
-                f"weights {file} can't be used ({error}); remove the file or pass {architecture}:/path"
+                f"weights {file} can't be used ({reason(error)}); remove the file or pass {architecture}:/path"
             ) from error
         raise ModelError(
-            f"weights {weights.name} of {architecture} are not on this machine and can't be fetched from {weights.url} ({error}); "
+            f"weights {weights.name} of {architecture} are not on this machine and can't be fetched from {weights.url} ({reason(error)}); "
             f"put the file at {file}, or pass --model {architecture}:/path/to/weights.pth, or {architecture}:random for a trial"
         ) from error
     return Built(
@@ -108,19 +108,16 @@ def _shaped_like(state: Mapping[str, Tensor], architecture: str, class_count: in
         has_aux = any(name.lower().startswith("aux") for name in state)
         arguments = {"init_weights": False, "transform_input": True, "aux_logits": has_aux}
     model: nn.Module = torchvision.models.get_model(architecture, weights=None, **arguments)
-    head = _head(model)
+    head = list(model.state_dict())[-1]
     if head in state and state[head].ndim and state[head].shape[0] != class_count:
         model = torchvision.models.get_model(architecture, weights=None, num_classes=state[head].shape[0], **arguments)
     return model
 
 
-def _head(model: nn.Module) -> str:
-    """The classifier's last parameter: all of torchvision's classification models define it last."""
-    return list(model.state_dict())[-1]
-
-
 def _class_count(model: nn.Module) -> int:
-    return int(model.state_dict()[_head(model)].shape[0])
+    """By the last parameter: all of torchvision's classification models define their classifier last."""
+    head: Tensor = list(model.state_dict().values())[-1]
+    return head.shape[0]
 
 
 def _is_path(variant: str) -> bool:
