@@ -8,7 +8,7 @@ it writes the same bytes and a late one is harmless.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from storage import layout
@@ -39,8 +39,16 @@ def read_commit(objects: Objects, unit: int) -> Commit:
     return from_json(Commit, objects.get(layout.commit(unit)))
 
 
-def read_compaction(objects: Objects, generation: int) -> Compaction | None:
-    return from_json(Compaction, objects.get(layout.compaction(generation))) if generation else None
+def read_newest(objects: Objects) -> tuple[State, Compaction | None]:
+    """The state and the compaction it names."""
+    while True:
+        state = read_state(objects)
+        if not state.generation:
+            return state, None
+        try:
+            return state, from_json(Compaction, objects.get(layout.compaction(state.generation)))
+        except MissingObjectError:
+            continue  # a newer generation swept it away: look again
 
 
 def vouched(key: str, content: bytes) -> StoredObject:
@@ -83,14 +91,6 @@ def publish(objects: Objects, record: Commit) -> None:
     objects.delete(staged_keys(record))
 
 
-def staged_attempts(objects: Objects) -> Mapping[int, set[str]]:
-    found: dict[int, set[str]] = {}
-    for entry in objects.entries(layout.STAGING):
-        if (parsed := layout.staged_attempt(entry.key)) is not None:
-            found.setdefault(parsed[0], set()).add(parsed[1])
-    return found
-
-
 def staged_keys(record: Commit) -> list[str]:
     return [layout.staged(record.unit, record.attempt, position) for position in range(len(record.objects))]
 
@@ -117,5 +117,5 @@ def _is_retracted(objects: Objects, unit: int) -> bool:
 def _is_compacted(objects: Objects, unit: int, key: str) -> bool:
     if layout.part_unit(key) is None:
         return False
-    compaction = read_compaction(objects, read_state(objects).generation)
+    _, compaction = read_newest(objects)
     return compaction is not None and unit in compaction.covered()

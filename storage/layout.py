@@ -28,8 +28,10 @@ _COMMIT = re.compile(rf"{COMMITS}/{_UNIT}\.json")
 _RETRACTION = re.compile(rf"{COMMITS}/{_UNIT}\.retracted\.json")
 _COMPACTION = re.compile(rf"{COMMITS}/compacted-(?P<generation>\d{{6,}})\.json")
 _PART = re.compile(rf"(?:{SUMMARY}|{FAILURES})/{_UNIT}(?:-(?P<images>\d+))?\.parquet")
+_COMPACTED = re.compile(rf"(?:{SUMMARY}|{FAILURES})/compacted-(?P<generation>\d{{6,}})-[0-9a-f]+\.parquet")
 _STAGED = re.compile(rf"{STAGING}/{_UNIT}\.(?P<attempt>[A-Za-z0-9_-]+)\.\d+")
 _DERIVED = re.compile(rf"{TABLES}/(?P<name>[a-z0-9_]+)\.parquet")
+_SHARD = re.compile(rf"{ARRAYS}/[^/]+/{ARRAY}/c\.(?P<unit>\d+)(?:\.0)*")
 _GROUP = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -85,6 +87,10 @@ def derived_name(key: str) -> str | None:
     return found["name"] if found else None
 
 
+def shard_unit(key: str) -> int | None:
+    return _number(_SHARD, key, "unit")
+
+
 def commit_unit(key: str) -> int | None:
     return _number(_COMMIT, key, "unit")
 
@@ -95,6 +101,10 @@ def retraction_unit(key: str) -> int | None:
 
 def compaction_generation(key: str) -> int | None:
     return _number(_COMPACTION, key, "generation")
+
+
+def compacted_generation(key: str) -> int | None:
+    return _number(_COMPACTED, key, "generation")
 
 
 def part_unit(key: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,13 +11,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage import commits, derived, layout, tensors
+from storage import commits, compaction, derived, layout, recovery, tensors, verification
 from storage.errors import MissingObjectError, RunExistsError, RunMissingError, StoreError
 from storage.index import Index, encode_index
 from storage.maps import Attributions
 from storage.objects import Objects, open_objects
 from storage.records import ArraySpec, Commit, RunRecord, Store, from_json, to_json
 from storage.tables import Tables
+from storage.verification import Depth, Report
 from storage.writing import UnitWriter
 
 Connect = Callable[[str | Path], Objects]
@@ -176,6 +178,28 @@ class Run:
         images = sum(len(self.unit_rows(unit)) for unit in committed)
         failed = sum(failed_images.values())
         return Progress(self.image_count, images - failed, failed, self.unit_count, len(committed))
+
+    def recover(self) -> list[int]:
+        """Finish what dead processes began; a driver calls it before it asks what is pending. Returns units published."""
+        return recovery.recover(self.objects, self.record)
+
+    def compact(self, *, at_least: int = 1) -> int:
+        """Fold waiting Parquet parts into one sorted file a table, if `at_least` units wait; returns how many it folded."""
+        return compaction.compact(self.objects, self.record.shard_length, at_least=at_least)
+
+    def verify(self, depth: Depth = "bytes") -> Report:
+        """Compare the run with what it vouches for: `sizes` is quick, `bytes` reads everything."""
+        return verification.verify(self.objects, self.record, self.digest, depth)
+
+    def repair(self, report: Report) -> list[int]:
+        """Make the bad units of a report pending again, and remove strays; not beside a driver of this run."""
+        recovery.retract(self.objects, self.record, report.units_to_retract)
+        self.objects.delete(problem.stray for problem in report.problems if problem.stray is not None)
+        return list(report.units_to_retract)
+
+    def collect_garbage(self, now_s: float | None = None) -> list[str]:
+        """Remove attempts that lost, orphans older than a day and replaced generations; returns the keys staged in vain."""
+        return recovery.collect_garbage(self.objects, self.record, time.time() if now_s is None else now_s)
 
 
 _COMPARED = ("spec", "arrays", "image_count", "shard_length", "store", "keep_bits")

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import StoreError
+from storage.layout import Table
 from storage.records import Failure
 
 _FROM_INDEX = ("image", "key", "label")
@@ -56,6 +57,8 @@ FAILURES = pa.schema(
         pa.field("attempts", pa.int32(), nullable=False),
     ]
 )
+
+SCHEMAS: dict[Table, pa.Schema] = {"summary": SUMMARY, "failures": FAILURES}
 
 GIVEN = tuple(name for name in SUMMARY.names if name not in {*_FROM_INDEX, "unit"})
 

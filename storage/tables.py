@@ -10,14 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage import layout
-from storage.commits import read_commit, read_compaction, read_state, staged_keys
+from storage.commits import read_commit, read_newest, staged_keys
 from storage.errors import CommitLostError, MissingObjectError
 from storage.layout import Table
 from storage.objects import Objects
 from storage.records import Compaction
-from storage.summaries import FAILURES, SUMMARY, concatenated, from_parquet
+from storage.summaries import SCHEMAS, concatenated, from_parquet
 
-_SCHEMAS = {"summary": SUMMARY, "failures": FAILURES}
 _PATIENCE = 5  # listings; each new one needs a compaction or a retraction to have happened in between
 
 
@@ -44,8 +43,8 @@ def snapshot(objects: Objects) -> Snapshot:
     for table in (layout.SUMMARY, layout.FAILURES):
         keys = [entry.key for entry in objects.entries(table)]
         parts[table] = {unit: key for key in keys if (unit := layout.part_unit(key)) is not None}
-    state = read_state(objects)
-    return Snapshot(state.committed, read_compaction(objects, state.generation), parts)
+    state, compaction = read_newest(objects)
+    return Snapshot(state.committed, compaction, parts)
 
 
 class Tables:
@@ -58,7 +57,7 @@ class Tables:
     def read(self, table: Table) -> pa.Table:
         """All rows, sorted by image."""
         compacted, loose = self.pieces(table)
-        return concatenated([compacted, loose], _SCHEMAS[table]).sort_by(
+        return concatenated([compacted, loose], SCHEMAS[table]).sort_by(
             [("image", "ascending"), ("method", "ascending")]
         )
 
@@ -78,15 +77,14 @@ class Tables:
             unit, images = layout.part_unit(entry.key), layout.part_failed_images(entry.key)
             if unit is not None and images is not None:
                 counts[unit] = images
-        state = read_state(self._objects)
-        compaction = read_compaction(self._objects, state.generation)
+        state, compaction = read_newest(self._objects)
         counts |= compaction.failed_images if compaction else {}
         return state.committed, {unit: images for unit, images in counts.items() if unit in state.committed}
 
     def _pieces(self, table: Table, now: Snapshot) -> tuple[pa.Table, pa.Table]:
         stored = getattr(now.compaction, table) if now.compaction else None
         kept = {}
-        compacted = _SCHEMAS[table].empty_table()
+        compacted = SCHEMAS[table].empty_table()
         if stored is not None and now.compaction is not None:
             kept[stored.key] = self._table(stored.key)
             compacted = self._without(kept[stored.key], now.compaction.covered() - now.committed)
@@ -99,7 +97,7 @@ class Tables:
             elif unit not in now.parts["summary"]:
                 loose.extend(self._unpublished(table, unit))
         self._kept = {**self._others(table), **kept}
-        return compacted, concatenated(loose, _SCHEMAS[table])
+        return compacted, concatenated(loose, SCHEMAS[table])
 
     def _table(self, key: str) -> pa.Table:
         return self._kept[key] if key in self._kept else from_parquet(self._objects.get(key))
