@@ -195,6 +195,13 @@ def build_spec(spec_file: str | None, assignments: tuple[str, ...], given: Mappi
 @address_option
 @click.option("--wait/--no-wait", default=True, help="Follow a cluster's job until it ends, or return its id.")
 @click.option("--ship-code", is_flag=True, help="Send this checkout's code along to the cluster.")
+@click.option(
+    "--kubernetes",
+    is_flag=False,
+    flag_value="gpu",
+    metavar="[OVERLAY]",
+    help="Apply the run's manifest with kubectl; gpu unless another overlay is named (see: cli.py k8s render -h).",
+)
 @click.option("--dry-run", is_flag=True, help="Say what the run would cost, and stop.")
 @click.option("--take-over", is_flag=True, help="Take the run from a holder that may be alive.")
 @click.option(
@@ -210,6 +217,7 @@ def submit(
     address: str | None,
     wait: bool,
     ship_code: bool,
+    kubernetes: str | None,
     dry_run: bool,
     take_over: bool,
     allow_mixed: bool,
@@ -227,6 +235,8 @@ def submit(
     address = address or address_from_environment()
     if dry_run:
         ctx.exit(_dry_run(spec, as_json=as_json))
+    if kubernetes is not None:
+        ctx.exit(_apply(spec, kubernetes))
     if address is not None:
         ctx.exit(_submit_to(address, spec, wait=wait, ship_code=ship_code, as_json=as_json))
     from jobs.submit import Options, submit_here
@@ -286,6 +296,15 @@ def _submit_to(address: str, spec: Any, *, wait: bool, ship_code: bool, as_json:
         )
         return FAILED
     return int(status["exit_code"] or DONE)
+
+
+def _apply(spec: Any, overlay: str) -> int:
+    from jobs.kubernetes import IMAGE_VARIABLE, Deployment, apply, render, to_yaml
+
+    deployment = Deployment(overlay=overlay, image=os.environ.get(IMAGE_VARIABLE))
+    click.echo(apply(to_yaml(render(spec, deployment))), nl=False)
+    say("follow: kubectl get rayjobs --watch")
+    return DONE
 
 
 def _conclude(run: Any, ending: Any, *, as_json: bool) -> int:
@@ -476,6 +495,60 @@ def layers(model: str, trust_checkpoint: bool, as_json: bool) -> None:
 
     rows = [asdict(layer) for layer in layers_of(load(model, trust_checkpoint=trust_checkpoint).model)]
     click.echo(tables.as_json(rows)) if as_json else tables.print_rows(rows)
+
+
+@main.group()
+def k8s() -> None:
+    """Runs on Kubernetes, with the KubeRay operator."""
+
+
+@k8s.command("render")
+@run_options
+@click.option("--overlay", default="gpu", show_default=True, help="The machines: cpu-local, gpu or gpu-spot.")
+@click.option(
+    "--image", envvar="ASCRIBE_IMAGE", show_envvar=True, help="What the pods run, built from k8s/Dockerfile and pushed."
+)
+@click.option(
+    "--name", help="Of the RayJob. Default: follows from what is asked, so that the same run is the same job."
+)
+@click.option("--namespace", help="Default: kubectl's own.")
+@click.option("--queue", help="A LocalQueue of Kueue.")
+def k8s_render(
+    spec_file: str | None,
+    assignments: tuple[str, ...],
+    overlay: str,
+    image: str | None,
+    name: str | None,
+    namespace: str | None,
+    queue: str | None,
+    **given: Any,
+) -> None:
+    """The manifest of one run: a Ray cluster of its own, the run, and the cluster's end.
+
+    Example:
+      cli.py k8s render --dataset s3://bucket/photos --method gradshap --output s3://bucket/runs/photos | kubectl apply -f -
+    """
+    from jobs.kubernetes import Deployment, render, to_yaml
+
+    deployment = Deployment(overlay=overlay, image=image, name=name, namespace=namespace, queue=queue)
+    click.echo(to_yaml(render(build_spec(spec_file, assignments, given), deployment)), nl=False)
+    if image is None:
+        say("note: no --image; the machines must have the manifest's own, built from k8s/Dockerfile")
+
+
+@k8s.command("run", hidden=True)
+@click.argument("spec_file", metavar="FILE")
+@click.pass_context
+def k8s_run(ctx: click.Context, spec_file: str) -> None:
+    """What a RayJob runs. Failed images are an answer here: as an error they would be retried, on a new cluster, in vain.
+
+    Example:
+      cli.py k8s run /etc/ascribe/run.yaml
+    """
+    try:
+        ctx.invoke(submit, spec_file=spec_file)
+    except click.exceptions.Exit as end:
+        ctx.exit(DONE if end.exit_code == WITH_FAILURES else end.exit_code)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,12 @@ from pathlib import Path
 import yaml
 
 from jobs.kustomize import Resource, build, containers, extend
+from jobs.remote import metadata
 from jobs.spec import RunSpec
 
 MANIFESTS = Path(__file__).resolve().parent.parent / "k8s"  # beside the packages, in a checkout as in an installation
 OVERLAYS = tuple(sorted(path.name for path in (MANIFESTS / "overlays").iterdir()))
+IMAGE_VARIABLE = "ASCRIBE_IMAGE"  # names the image where the command line does not
 VOLUME = "/runs"  # where components/volume mounts the shared volume
 WORKERS_PER_DECODER = 4  # a core decodes 100 images a second, a GPU explains fewer; a decoding machine has 4 cores
 
@@ -60,8 +62,7 @@ def render(spec: RunSpec, deployment: Deployment) -> list[Resource]:
     resources = _resources(deployment.overlay, has_volume=str(spec.output).startswith(f"{VOLUME}/"))
     (job,) = _of_kind(resources, "RayJob")
     spec = _sized(spec, job["spec"]["rayClusterSpec"]["workerGroupSpecs"])
-    told = {"run": name, "dataset": spec.dataset, "methods": "; ".join(spec.methods), "output": str(spec.output)}
-    job["spec"]["metadata"] = {key: _ACTIVE.sub("_", value) for key, value in told.items()}
+    job["spec"]["metadata"] = {key: _ACTIVE.sub("_", value) for key, value in metadata(spec).items()}
     _write_run(resources, spec)
     _name(resources, job, name, deployment)
     if deployment.queue is not None:

@@ -30,6 +30,16 @@ def entrypoint(spec: RunSpec, *, is_shipped: bool = False) -> str:
     return f"{program} submit --spec {shlex.quote(json.dumps(chosen))}"
 
 
+def metadata(spec: RunSpec) -> dict[str, str]:
+    """What `list` and the dashboard show of a job, whoever submits it."""
+    return {
+        "run": spec.request_id(),
+        "dataset": spec.dataset,
+        "methods": "; ".join(spec.methods),
+        "output": spec.output or "",
+    }
+
+
 class Jobs:
     """The jobs of one cluster."""
 
@@ -59,12 +69,7 @@ class Jobs:
                 entrypoint=entrypoint(spec, is_shipped=ship_code),
                 submission_id=f"{run}-{next_attempt(run, attempts)}",
                 runtime_env=runtime_env,
-                metadata={
-                    "run": run,
-                    "dataset": spec.dataset,
-                    "methods": "; ".join(spec.methods),
-                    "output": spec.output,
-                },
+                metadata=metadata(spec),
             )
         return submission_id
 
