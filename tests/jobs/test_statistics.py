@@ -1,0 +1,72 @@
+"""Promise: each number of the summary is what its definition says, for one map at a time, before rounding."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.statistics import COLUMNS, round_mantissa, statistics
+from storage.tensors import round_mantissa as round_in_numpy
+
+
+def test_numbers_of_a_map_worked_out_by_hand():
+    one = torch.tensor([[[0.0, 1.0], [-3.0, 0.0]]])
+    found = {name: float(values[0]) for name, values in statistics(one[None]).items()}
+    assert found["attribution_sum"] == -2
+    assert (found["abs_sum"], found["positive_sum"], found["negative_sum"], found["abs_max"]) == (4, 1, -3, 3)
+    # shares 0, 0, 1/4, 3/4
+    assert found["entropy"] == pytest.approx(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)))
+    # mean absolute difference of all pairs over twice the mean: (3*2*... by hand) = 0.625
+    assert found["gini"] == pytest.approx(0.625)
+    assert found["centre_y"] == pytest.approx(0.25 * 0.25 + 0.75 * 0.75)
+    assert found["centre_x"] == pytest.approx(0.25 * 0.75 + 0.75 * 0.25)
+
+
+def test_gini_is_the_mean_difference_of_pairs():
+    values = np.abs(np.random.default_rng(0).normal(size=(3, 4, 5)))
+    flat = values.ravel()
+    expected = np.abs(flat[:, None] - flat[None, :]).mean() / (2 * flat.mean())
+    found = statistics(torch.tensor(values)[None])["gini"][0]
+    assert found == pytest.approx(expected, abs=1e-6)  # float32
+
+
+def test_a_map_without_axes_has_no_centre_and_an_empty_one_no_shares():
+    flat = statistics(torch.ones(2, 7))
+    assert np.isnan(flat["centre_y"]).all()
+    empty = statistics(torch.zeros(1, 3, 4, 4))
+    assert np.isnan(empty["gini"]).all()
+    assert empty["abs_sum"][0] == 0
+
+
+def test_what_is_not_finite_is_counted():
+    maps = torch.zeros(2, 3, 2, 2)
+    maps[1, 0, 0, 0], maps[1, 2, 1, 1] = torch.nan, -torch.inf
+    assert statistics(maps)["nonfinite_count"].tolist() == [0, 2]
+
+
+def test_no_image_gives_no_row():
+    assert {name: len(values) for name, values in statistics(torch.empty(0, 3, 2, 2)).items()} == dict.fromkeys(
+        COLUMNS, 0
+    )
+
+
+def test_numbers_do_not_depend_on_batch_mates():
+    maps = torch.randn(7, 3, 33, 31, generator=torch.Generator().manual_seed(0))
+    together = statistics(maps)
+    alone = [statistics(maps[i : i + 1]) for i in range(7)]
+    for name, values in together.items():
+        assert values.tobytes() == np.concatenate([one[name] for one in alone]).tobytes(), name
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 23), st.lists(st.floats(width=32), min_size=1, max_size=20))
+def test_rounding_is_the_stores_to_the_bit(keep_bits, values):
+    array = np.asarray(values, np.float32)
+    ours = round_mantissa(torch.from_numpy(array.copy()), keep_bits).numpy()
+    theirs = round_in_numpy(array, keep_bits)
+    nan = np.isnan(array)
+    assert np.array_equal(np.isnan(ours), nan)
+    assert ours[~nan].tobytes() == theirs[~nan].tobytes()
