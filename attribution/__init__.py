@@ -1,1 +1,45 @@
-"""The attribution engine: methods are formulas over a Site. Needs torch and numpy only."""
+"""The attribution engine: methods are formulas over a Site. Needs torch and numpy only.
+
+Captum's names live here too (`from attribution import IntegratedGradients, infidelity`), imported when first asked for,
+so that what needs no torch does not load it.
+"""
+
+from typing import Any
+
+CAPTUM_NAMES = (
+    "Attribution",
+    "GradientAttribution",
+    "GradientShap",
+    "InputBaselineXGradient",
+    "InputXGradient",
+    "IntegratedGradients",
+    "InternalAttribution",
+    "LayerAttribution",
+    "LayerGradCam",
+    "LayerGradientShap",
+    "LayerGradientXActivation",
+    "LayerIntegratedGradients",
+    "NeuronAttribution",
+    "NeuronConductance",
+    "NeuronGradient",
+    "NeuronGradientShap",
+    "NeuronIntegratedGradients",
+    "NoiseTunnel",
+    "PerturbationAttribution",
+    "ProductBaselines",
+    "Saliency",
+)
+__all__ = [*CAPTUM_NAMES]  # noqa: PLE0604  # one list
+
+
+def __getattr__(name: str) -> Any:
+    """One of Captum's names, from the module that needs torch."""
+    if name not in CAPTUM_NAMES:
+        raise AttributeError(f"module 'attribution' has no attribute {name!r}")
+    from attribution import captum_names
+
+    return getattr(captum_names, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *CAPTUM_NAMES])

@@ -25,9 +25,9 @@ def select(output: Any, target: Tensor | None) -> Tensor:
             )
         return output.reshape(len(output))
     index = target.reshape(len(target), -1).unbind(1)
-    if output.dim() != 1 + len(index):
+    if output.dim() < 1 + len(index) or output.shape[1 + len(index) :].numel() != 1:
         raise TargetError(f"a target of {len(index)} index(es) does not fit an output of shape {tuple(output.shape)}")
-    return output[(torch.arange(len(output), device=output.device), *index)]
+    return output[(torch.arange(len(output), device=output.device), *index)].reshape(len(output))
 
 
 @dataclass(frozen=True, slots=True)

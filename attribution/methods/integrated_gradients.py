@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from attribution.bundle import Features
 from attribution.method import Cost, Method
 from attribution.quadrature import quadrature
@@ -22,11 +24,13 @@ class IntegratedGradients(Method):
 
     def attribute(self, site: Site, x: Features, baseline: Features) -> Features:
         f, start, end = site.tail(x), site.features(baseline), site.features(x)
+        return (end - start) * self.mean_gradient(f, start, end)
+
+    def mean_gradient(self, f: Site, start: Features, end: Features) -> Features:
+        """The integral alone: how strongly the score reacts to each feature along the path."""
         path = end - start
-        mean_gradient = sum(
-            weight * f.gradient(start + alpha * path) for alpha, weight in quadrature(self.method, self.n_steps)
-        )
-        return path * mean_gradient
+        rule = quadrature(self.method, self.n_steps)
+        return sum((weight * f.gradient(start + alpha * path) for alpha, weight in rule), start=torch.zeros(()))
 
     def cost(self, image_shape: tuple[int, ...]) -> Cost:
         return Cost(forward=1, forward_backward=self.n_steps)

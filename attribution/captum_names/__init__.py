@@ -1,0 +1,20 @@
+"""Captum's names: code and tests written for `captum.attr` and `captum.metrics` run unchanged when the import is swapped.
+
+Each class is a thin border around the engine, made from one row of `table.CAPTUM`; docs/captum.md lists what differs from
+Captum, and why. `from attribution import IntegratedGradients` is the same class, imported when it is asked for.
+"""
+
+from typing import Any
+
+from attribution.captum_names.classes import build
+from attribution.captum_names.product_baselines import ProductBaselines
+
+CLASSES = build()
+globals().update(CLASSES)
+
+__all__ = ["ProductBaselines", *CLASSES]  # noqa: PLE0604  # names from the table
+
+
+def __getattr__(name: str) -> Any:
+    """Only for type checkers, which can't see the classes made from the table."""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

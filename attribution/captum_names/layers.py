@@ -1,0 +1,99 @@
+"""Several layers credited together: their activations, one beside the other, are one vector of features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from attribution.bundle import Features, bundled, parts_of
+from attribution.hooks import Parts, Place
+from attribution.passes import Passes, Rows
+from attribution.score import Score
+from attribution.site import Point, Site, as_leaf, at_least_float32, gradient_of
+from attribution.tap import Tap, accumulated
+
+
+class Layers(Site):
+    """The activations of several layers, none of which makes all that another one gets."""
+
+    def __init__(self, explained: Score, places: Sequence[Place], passes: Passes | None = None) -> None:
+        super().__init__(explained, passes)
+        self.places = tuple(places)
+
+    def features(self, x: Features) -> Features:
+        """All activations."""
+        with torch.no_grad():
+            return self.passes.over(len(x), lambda rows: (_activations(self._visited(x, rows)),))[0]
+
+    def tail(self, x: Features) -> Site:
+        """What follows the layers."""
+        with torch.no_grad():
+            taps = self._visited(x, slice(0, len(x)))
+        called = [replace(tap.place, call=tap.calls - 1) for tap in taps]
+        return _Tail(self, called, [len(tap.parts) for tap in taps], x)
+
+    def grouped(self, x: Features, parts: Parts) -> list[Parts]:
+        """The parts of a result, layer by layer."""
+        with torch.no_grad():
+            return _grouped(parts, [len(tap.parts) for tap in self._visited(x, slice(0, len(x)))])
+
+    def rows(self, index: Tensor) -> Layers:
+        """The same site for those images only."""
+        return Layers(self.explained.rows(index), self.places, self.passes)
+
+    def _visited(self, x: Features, rows: Rows) -> list[Tap]:
+        with ExitStack() as opened:
+            taps = [opened.enter_context(Tap(place)) for place in self.places]
+            self.explained.rows(rows).output(x[rows])
+        return taps
+
+    def _at(self, x: Features, rows: Rows) -> Point:
+        with ExitStack() as opened:
+            taps = [opened.enter_context(Tap(place, grad=True)) for place in self.places]
+            score = self.explained.rows(rows)(x[rows])
+        features = bundled([part for tap in taps for part in tap.parts])
+        return Point(accumulated(score), at_least_float32(features), at_least_float32(gradient_of(score, features)))
+
+
+class _Tail(Site):
+    """The score as a function of the layers' activations, everything else as it is at x."""
+
+    def __init__(self, layers: Layers, places: Sequence[Place], counts: Sequence[int], x: Features) -> None:
+        super().__init__(layers.explained, layers.passes)
+        self.layers, self.places, self.counts, self.x = layers, places, counts, x
+
+    def features(self, x: Features) -> Features:
+        """The activations themselves."""
+        return x
+
+    def tail(self, x: Features) -> Site:  # noqa: ARG002  # this is the function already
+        """This site."""
+        return self
+
+    def rows(self, index: Tensor) -> Site:
+        """The same site for those images only."""
+        return self.layers.rows(index).tail(self.x[index])
+
+    def _score(self, x: Features, rows: Rows) -> Tensor:
+        with ExitStack() as opened:
+            for place, parts in zip(self.places, _grouped(parts_of(x), self.counts), strict=True):
+                opened.enter_context(Tap(place, replacement=parts))
+            return self.explained.rows(rows)(self.x[rows])
+
+    def _at(self, x: Features, rows: Rows) -> Point:
+        leaf = as_leaf(x)
+        score = self._score(leaf, rows)
+        return Point(accumulated(score), leaf, gradient_of(score, leaf))
+
+
+def _activations(taps: Sequence[Tap]) -> Features:
+    return bundled([accumulated(part) for tap in taps for part in tap.parts])
+
+
+def _grouped(parts: Parts, counts: Sequence[int]) -> list[Parts]:
+    remaining = iter(parts)
+    return [tuple(next(remaining) for _ in range(count)) for count in counts]

@@ -1,0 +1,175 @@
+"""CAPTUM: every class of Captum's by name, with its arguments and the Method and place that answer for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from inspect import Parameter, Signature
+from typing import Any
+
+from attribution.captum_names.formula import (
+    Answer,
+    ChannelGradCam,
+    Formula,
+    RandomPoint,
+    gradient,
+    mean_gradient,
+)
+from attribution.captum_names.tunnel import GradientShap, noise_tunnel
+from attribution.methods.input_x_gradient import InputXGradient
+from attribution.methods.integrated_gradients import IntegratedGradients
+from attribution.methods.saliency import Saliency
+
+
+def takes(*required: str, **optional: Any) -> Signature:
+    """A signature in Captum's order: what is required, then defaults; `seed` is ours, by keyword only; `kwargs` is any."""
+    kinds = {"seed": Parameter.KEYWORD_ONLY, "kwargs": Parameter.VAR_KEYWORD}
+    parameters = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in required]
+    for name, default in optional.items():
+        kind = kinds.get(name, Parameter.POSITIONAL_OR_KEYWORD)
+        parameters.append(Parameter(name, kind, default=Parameter.empty if name == "kwargs" else default))
+    return Signature(parameters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One class: the classes it is derived from, what its constructor and `attribute` take, and what answers."""
+
+    bases: tuple[str, ...]
+    constructor: Signature
+    attribute: Signature
+    answer: Answer
+    multiplies: bool = False
+    """Whether the inputs are a factor of the result, where the constructor does not ask."""
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring of what answers."""
+        answer = self.answer.method if isinstance(self.answer, Formula) else self.answer
+        return (answer.__doc__ or "").strip().splitlines()[0]
+
+
+ARGUMENTS = {"additional_forward_args": None}
+TARGET = {"target": None, **ARGUMENTS}
+SAMPLES = {"n_samples": 5, "stdevs": 0.0}
+PATH = {"n_steps": 50, "method": "gausslegendre", "internal_batch_size": None}
+DELTA = {"return_convergence_delta": False}
+TO_LAYER = {"attribute_to_layer_input": False}
+TO_NEURON = {"attribute_to_neuron_input": False}
+GRAD = {"grad_kwargs": None}
+QUADRATURE = {"n_steps": "n_steps", "method": "method"}
+FORWARD = takes("forward_func")
+FORWARD_BY_INPUTS = takes("forward_func", multiply_by_inputs=True)
+AT = takes("forward_func", "layer", device_ids=None)
+AT_BY_INPUTS = takes("forward_func", "layer", device_ids=None, multiply_by_inputs=True)
+
+GRADIENT, PERTURBATION = ("GradientAttribution",), ("PerturbationAttribution",)
+LAYER, NEURON = ("LayerAttribution", "GradientAttribution"), ("NeuronAttribution", "GradientAttribution")
+
+CAPTUM: dict[str, Row] = {
+    "IntegratedGradients": Row(
+        bases=GRADIENT,
+        constructor=FORWARD_BY_INPUTS,
+        attribute=takes("inputs", baselines=None, **TARGET, **PATH, **DELTA),
+        answer=Formula(method=IntegratedGradients, fields=QUADRATURE, local=mean_gradient),
+    ),
+    "Saliency": Row(
+        bases=GRADIENT,
+        constructor=FORWARD,
+        attribute=takes("inputs", target=None, abs=True, additional_forward_args=None),
+        answer=Formula(method=Saliency, fields={"abs": "abs"}),
+    ),
+    "InputXGradient": Row(
+        bases=GRADIENT,
+        constructor=FORWARD,
+        attribute=takes("inputs", **TARGET),
+        answer=Formula(method=InputXGradient),
+        multiplies=True,
+    ),
+    "InputBaselineXGradient": Row(
+        bases=GRADIENT,
+        constructor=FORWARD_BY_INPUTS,
+        attribute=takes("inputs", baselines=None, **TARGET, **DELTA, seed=None),
+        answer=Formula(method=RandomPoint, local=RandomPoint.gradient),
+    ),
+    "GradientShap": Row(
+        bases=GRADIENT,
+        constructor=FORWARD_BY_INPUTS,
+        attribute=takes("inputs", "baselines", **SAMPLES, **TARGET, **DELTA, seed=None),
+        answer=GradientShap("input"),
+    ),
+    "NoiseTunnel": Row(
+        bases=("AroundAnother",),
+        constructor=takes("attribution_method"),
+        attribute=takes(
+            "inputs",
+            nt_type="smoothgrad",
+            nt_samples=5,
+            nt_samples_batch_size=None,
+            stdevs=1.0,
+            draw_baseline_from_distrib=False,
+            seed=None,
+            kwargs=None,
+        ),
+        answer=noise_tunnel,
+    ),
+    "LayerIntegratedGradients": Row(
+        bases=LAYER,
+        constructor=AT_BY_INPUTS,
+        attribute=takes("inputs", baselines=None, **TARGET, **PATH, **DELTA, **TO_LAYER, **GRAD),
+        answer=Formula(method=IntegratedGradients, where="layer", fields=QUADRATURE, local=mean_gradient),
+    ),
+    "LayerGradientShap": Row(
+        bases=LAYER,
+        constructor=AT_BY_INPUTS,
+        attribute=takes("inputs", "baselines", **SAMPLES, **TARGET, **DELTA, **TO_LAYER, seed=None),
+        answer=GradientShap("layer"),
+    ),
+    "LayerGradientXActivation": Row(
+        bases=LAYER,
+        constructor=takes("forward_func", "layer", device_ids=None, multiply_by_inputs=True, memory_efficient=False),
+        attribute=takes("inputs", **TARGET, **TO_LAYER, **GRAD),
+        answer=Formula(method=InputXGradient, where="layer", local=gradient),
+    ),
+    "LayerGradCam": Row(
+        bases=LAYER,
+        constructor=AT,
+        attribute=takes("inputs", **TARGET, **TO_LAYER, relu_attributions=False, attr_dim_summation=True, **GRAD),
+        answer=Formula(
+            method=ChannelGradCam,
+            where="layer",
+            fields={"relu_attributions": "relu", "attr_dim_summation": "summed"},
+        ),
+    ),
+    "NeuronGradient": Row(
+        bases=NEURON,
+        constructor=AT,
+        attribute=takes("inputs", "neuron_selector", **ARGUMENTS, **TO_NEURON),
+        answer=Formula(method=Saliency, where="neuron", local=gradient),
+    ),
+    "NeuronIntegratedGradients": Row(
+        bases=NEURON,
+        constructor=AT_BY_INPUTS,
+        attribute=takes("inputs", "neuron_selector", baselines=None, **ARGUMENTS, **PATH, **TO_NEURON),
+        answer=Formula(method=IntegratedGradients, where="neuron", fields=QUADRATURE, local=mean_gradient),
+    ),
+    "NeuronGradientShap": Row(
+        bases=NEURON,
+        constructor=AT_BY_INPUTS,
+        attribute=takes("inputs", "neuron_selector", "baselines", **SAMPLES, **ARGUMENTS, **TO_NEURON, seed=None),
+        answer=GradientShap("neuron"),
+    ),
+    "NeuronConductance": Row(
+        bases=NEURON,
+        constructor=AT_BY_INPUTS,
+        attribute=takes(
+            "inputs",
+            "neuron_selector",
+            baselines=None,
+            **TARGET,
+            **{**PATH, "method": "riemann_trapezoid"},
+            **TO_NEURON,
+            **GRAD,
+        ),
+        answer=Formula(method=IntegratedGradients, where="through", fields=QUADRATURE, local=mean_gradient),
+    ),
+}

@@ -1,0 +1,130 @@
+"""Captum's names are drop-in: the same signatures, classes and promises, and Captum's own table of cases gives Captum's answers."""
+
+import copy
+import inspect
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import attribution
+from attribution import captum_names
+from attribution.captum_names.table import CAPTUM
+
+captum = pytest.importorskip("captum.attr", reason="Captum is the oracle; it comes with the test extra")
+pytestmark = [pytest.mark.captum, pytest.mark.filterwarnings("ignore")]
+
+OURS_ALONE = {"InputBaselineXGradient"}  # Captum has it, but not in captum.attr
+CLASSES = sorted(set(CAPTUM) - OURS_ALONE)
+RANDOM = {"GradientShap", "LayerGradientShap", "NeuronGradientShap"}
+"""Their draws differ from Captum's, which come from numpy's and torch's global generators; test_captum_random.py has them."""
+
+
+def parameters(function):
+    """Names, kinds and defaults, without `seed`, which is ours."""
+    found = [p for p in inspect.signature(function).parameters.values() if p.name != "seed"]
+    return [(p.name, p.kind, "a function" if inspect.isfunction(p.default) else p.default) for p in found]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_signatures_are_captums(name):
+    ours, theirs = getattr(attribution, name), getattr(captum, name)
+    assert parameters(ours) == parameters(theirs)
+    assert parameters(ours.attribute) == parameters(theirs.attribute)
+    assert ours.__name__ == name and ours.get_name() == theirs.get_name()
+    lineage = [kind.__name__ for kind in theirs.__mro__ if kind.__name__ in captum.__all__]
+    assert [kind.__name__ for kind in ours.__mro__ if kind.__name__ in captum.__all__] == lineage
+
+
+def built(namespace, name, model, layer, **settings):
+    """An object of a Captum-named class, at the layer where it takes one."""
+    kind = getattr(namespace, name)
+    if name == "NoiseTunnel":
+        return kind(namespace.IntegratedGradients(model))
+    return kind(model, layer, **settings) if "layer" in inspect.signature(kind).parameters else kind(model, **settings)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_promises_are_captums(name, model):
+    ours, theirs = built(attribution, name, model, model.block), built(captum, name, model, model.block)
+    assert ours.multiplies_by_inputs == theirs.multiplies_by_inputs
+    assert ours.has_convergence_delta() == theirs.has_convergence_delta()
+    assert ours.forward_func is model
+    if "multiply_by_inputs" in inspect.signature(getattr(attribution, name)).parameters:
+        assert not built(attribution, name, model, model.block, multiply_by_inputs=False).multiplies_by_inputs
+    with pytest.raises(NotImplementedError, match="attribute_future"):
+        ours.attribute_future()
+
+
+def cases():
+    """Captum's own table of models and arguments, one case for each class in each row."""
+    table = pytest.importorskip(
+        "captum.testing.attr.helpers.test_config", reason="Captum's wheel carries its test table"
+    )
+    for row in table.config:
+        for algorithm in row["algorithms"]:
+            if algorithm.__name__ in CAPTUM and algorithm.__name__ not in RANDOM:
+                tunnel = "-tunnel" if row.get("noise_tunnel") else ""
+                yield pytest.param(row, algorithm.__name__, id=f"{row['name']}-{algorithm.__name__}{tunnel}")
+
+
+def in_double(value):
+    if isinstance(value, torch.Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, tuple | list):
+        return type(value)(in_double(item) for item in value)
+    return value
+
+
+def layers_of(model, names):
+    modules = dict(model.named_modules())
+    return [modules[name] for name in names] if isinstance(names, list) else modules[names]
+
+
+def answer(namespace, row, name):
+    model = copy.deepcopy(row["model"]).double()
+    layer = layers_of(model, row["layer"]) if row.get("layer") else None
+    asked = getattr(namespace, name)(*((model,) if layer is None else (model, layer)))
+    asked = namespace.NoiseTunnel(asked) if row.get("noise_tunnel") else asked
+    return asked.attribute(**{key: in_double(value) for key, value in row["attribute_args"].items()})
+
+
+def assert_same(ours, theirs, rtol=1e-6, atol=1e-8):
+    """Equal forms, shapes and numbers."""
+    assert type(ours) is type(theirs)
+    if isinstance(ours, tuple | list):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert_same(one, other, rtol, atol)
+        return
+    assert ours.shape == theirs.shape
+    # Captum keeps step sizes and some results in float32
+    scale = max(1.0, float(theirs.detach().abs().max())) if theirs.numel() else 1.0
+    torch.testing.assert_close(ours.double(), theirs.detach().double(), rtol=rtol, atol=atol * scale)
+
+
+@pytest.mark.parametrize(("row", "name"), list(cases()))
+def test_captums_own_cases(row, name):
+    assert_same(answer(attribution, row, name), answer(captum, row, name))
+
+
+def test_names_are_exported_lazily():
+    """`import attribution` loads no torch; its list of names is the one that captum_names makes from its table."""
+    assert sorted(attribution.CAPTUM_NAMES) == sorted(set(captum_names.__all__) - {"AroundAnother"})
+    assert set(attribution.CAPTUM_NAMES) <= set(dir(attribution))
+    code = "import sys, attribution; from attribution import visualization; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    with pytest.raises(AttributeError, match="LLMAttribution"):
+        _ = attribution.LLMAttribution
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_method_behind_the_decorator(name, model, x):
+    """Captum's code calls `x.attribute.__wrapped__(x, ...)`; and classes can be pickled by name."""
+    kind = getattr(attribution, name)
+    assert inspect.unwrap(kind.attribute) is kind.attribute.__wrapped__
+    assert pickle.loads(pickle.dumps(kind)) is kind
+    asked = attribution.Saliency(model)
+    assert torch.equal(asked.attribute.__wrapped__(asked, x, target=1), asked.attribute(x, 1))
