@@ -75,7 +75,7 @@ def explain(
     refuse_training(model)
     passes = passes or Passes(rows_per_pass)
     explained = Score(model=model, read=score, dtype=_dtype_to_cast(model, images.pixels))
-    shared = [question for question in questions if question.asked.reads_pass and question.of is None and score is None]
+    shared = [question for question in questions if question.asked.reads_pass and question.is_aimed and score is None]
     sites = [_site(question, model, explained, passes) for question in shared]
     started = time.perf_counter()
     if score is None:
@@ -169,7 +169,9 @@ class _Asking:
         """Answer with passes of its own, for the images that have a target."""
         started = time.perf_counter()
         target = self._target(question)
-        answered = torch.ones_like(target, dtype=torch.bool) if question.of or self.seen is None else target >= 0
+        answered = (
+            torch.ones_like(target, dtype=torch.bool) if not question.is_aimed or self.seen is None else target >= 0
+        )
         images = self.images if bool(answered.all()) else self.images.rows(answered.nonzero()[:, 0])
         if not len(images):
             shape = output_shape(question, self.model, self.images.pixels[:1])
@@ -185,7 +187,7 @@ class _Asking:
     def _attribute(self, question: Question, images: Images, explained: Score) -> tuple[Tensor, Tensor | None]:
         x = images.pixels
         site = _site(question, self.model, explained, self.passes)
-        if self.seen is not None and question.of is None and len(images) == len(self.images):
+        if self.seen is not None and question.is_aimed and len(images) == len(self.images):
             site = Known(site, x, explained.of(self.seen.logits).to(x.dtype))
         needs = _needs(question, images, Draws(self.seed, images.keys))
         attribution = question.asked.attribute(site, x, **needs)
@@ -193,7 +195,7 @@ class _Asking:
         return parts_of(attribution)[0], delta
 
     def _target(self, question: Question) -> Tensor:
-        if question.of is not None or self.seen is None:
+        if not question.is_aimed or self.seen is None:
             return torch.full((len(self.images),), -1, device=self.images.pixels.device)
         return Aim(question.target).choose(self.seen.logits, self.images.labels)
 
@@ -209,7 +211,7 @@ class _Asking:
     ) -> Answer:
         tensor = parts_of(attribution)[0]
         probability = tensor.new_full((len(target),), torch.nan)
-        if self.seen is not None and question.of is None:
+        if self.seen is not None and question.is_aimed:
             chosen = self.seen.logits.softmax(1).gather(1, target.clamp(min=0)[:, None])[:, 0].to(probability)
             probability = torch.where(answered, chosen, probability)
         if not bool(answered.all()):

@@ -44,7 +44,7 @@ class Method(ABC):
     axioms: ClassVar[frozenset[str]] = frozenset()
     """What is true of it, as tests/attribution/test_axioms.py checks."""
     places: ClassVar[frozenset[str]] = frozenset({"input", "layer", "neuron"})
-    """Where it can be asked: of the input, of a layer, of the input for a neuron."""
+    """Where it can be asked: of the input, of a layer, of the input for a neuron, or `through` a neuron for the score."""
     short: ClassVar[tuple[str, ...]] = ()
     reads_pass: ClassVar[bool] = False
     """Only features and gradient at x itself are needed, so that several methods share one pass."""
@@ -67,7 +67,7 @@ class Method(ABC):
 
     def explained_difference(self, site: Site, x: Features, *args: Any, **needs: Any) -> Tensor | None:  # noqa: ARG002  # lets overrides name their needs
         """What the attributions of an image add up to where the method is complete; None where nothing is promised.  (N,)"""
-        if "completeness" not in self.axioms:
+        if "completeness" not in self.axioms or not getattr(self, "multiply_by_inputs", True):
             return None
         return site.score(x) - site.score(expanded(needs["baseline"], x))
 

@@ -1,12 +1,17 @@
 """Randomness as a function of identity: the same (seed, image key, draw) gives the same numbers, whatever its batch mates."""
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from attribution.bundle import Features, bundled, parts_of
+from attribution.bundle import Features, bundled, parts_of, per_row
+from attribution.errors import AttributionError
+
+Stdev = float | str | tuple[float, ...]
+"""A standard deviation in normalised units, one for each input, or a share of each image's own range: "0.15r"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +58,27 @@ class Draws:
         for row, key in zip(numbers, self.keys, strict=True):
             row.normal_(generator=self.generator(key, f"{kind}{part}", draw, like.device))
         return numbers
+
+
+def noisy(x: Features, stdev: Stdev, draws: Draws, draw: int) -> Features:
+    """X with normal noise of its own for each image and draw."""
+    check_stdev(stdev)
+    parts = parts_of(x)
+    stdevs = stdev if isinstance(stdev, tuple) else (stdev,) * len(parts)
+    noise = parts_of(draws.normal(x, draw))
+    return bundled([part + _units(s, part) * added for part, s, added in zip(parts, stdevs, noise, strict=True)])
+
+
+def check_stdev(stdev: Stdev) -> None:
+    """Refuse what is neither numbers nor a share of the range."""
+    if isinstance(stdev, str) and not re.fullmatch(r"\d*\.?\d+r", stdev):
+        raise AttributionError(
+            f"stdev {stdev!r} not understood; use a number in normalised units, or a share of the range like '0.15r'"
+        )
+
+
+def _units(stdev: float | str, part: Tensor) -> Tensor | float:
+    if not isinstance(stdev, str):
+        return stdev
+    flat = part.flatten(1)
+    return per_row(float(stdev.removesuffix("r")) * (flat.amax(1) - flat.amin(1)), part)

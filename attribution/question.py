@@ -8,7 +8,8 @@ from __future__ import annotations
 import ast
 import json
 from dataclasses import dataclass
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from attribution import methods as _all_methods
 from attribution.baselines import parse_baselines, reference_count
@@ -64,13 +65,20 @@ class Question:
             if "baseline" in method.needs() and reference_count(references) != 1:
                 raise ExpressionError(f"{self.name} takes one baseline, not {self.baseline!r}")
             object.__setattr__(self, "baseline", ",".join(map(str, references)))
-        place = "layer" if self.at is not None else "neuron" if self.of is not None else "input"
-        resolvable = place == "input" and "input" not in method.places and "layer" in method.places
-        if place not in method.places and not resolvable and not (place == "layer" and "through" in method.places):
-            known = ", ".join(sorted(method.places))
-            raise ExpressionError(
-                f"{self.name} is not defined at {'a ' if place != 'input' else 'the '}{place}; it is at: {known}"
-            )
+        if self._place() not in method.places and not (self._place() == "input" and "layer" in method.places):
+            place = "the input" if self._place() == "input" else f"a {self._place()}"
+            known = ", ".join(sorted(place.replace("through", "neuron") for place in method.places))
+            raise ExpressionError(f"{self.name} is not defined at {place}; it is at: {known}")
+
+    def _place(self) -> str:
+        if self.at is not None or self.of is None:
+            return "input" if self.at is None else "layer"
+        return "through" if "through" in self.method.places else "neuron"
+
+    @property
+    def is_aimed(self) -> bool:
+        """Whether the target matters: not where a neuron is explained in the score's stead."""
+        return self.of is None or self._place() == "through"
 
     @property
     def name(self) -> str:
@@ -110,7 +118,7 @@ class Question:
         words = {
             "at": self.at,
             "of": None if self.of is None else str(self.of),
-            "target": None if self.target == "predicted" or self.of is not None else self.target,
+            "target": self.target if self.is_aimed and self.target != "predicted" else None,
             "baseline": None if self.baseline == usual else self.baseline,
             "noise": noise,
         }
@@ -155,17 +163,35 @@ def _parse_noise(text: str, method: Method) -> NoiseTunnel:
 
 
 def _construct(method_class: type[Method], given: dict[str, Any]) -> Method:
-    defaults = method_class.parameters()
+    defaults, kinds = method_class.parameters(), get_type_hints(method_class)
     for key, value in given.items():
         if key not in defaults:
             known = [*defaults, *RESERVED]
             raise ExpressionError(f"{method_class.method_name()} has no parameter {key!r}; {nearest(key, known)}")
-        usual = defaults[key]
-        if isinstance(usual, int | float) and not isinstance(value, int | float | tuple):
-            raise ExpressionError(f"{method_class.method_name()}({key}={value!r}): a number like {usual!r} is expected")
-        if isinstance(usual, str) and not isinstance(value, str):
-            raise ExpressionError(f"{method_class.method_name()}({key}={value!r}): a text like {usual!r} is expected")
+        if not _fits(value, kinds[key]):
+            expected = " or ".join(_spelled(kinds[key]))
+            raise ExpressionError(
+                f"{method_class.method_name()}({key}={value!r}): {expected} like {defaults[key]!r} is expected"
+            )
     return method_class(**given)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a literal is of a field's type; a whole number serves as a float, but True is no number."""
+    if isinstance(kind, UnionType):
+        return any(_fits(value, one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, get_args(kind)[0]) for item in value)
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, int | float if kind is float else kind)
+
+
+def _spelled(kind: Any) -> list[str]:
+    if isinstance(kind, UnionType):
+        return [word for one in get_args(kind) for word in _spelled(one)]
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", NoneType: "None"}
+    return [names.get(kind, "a tuple")]
 
 
 def _parse_call(text: str) -> tuple[str, dict[str, Any]]:

@@ -56,7 +56,7 @@ def class_statistics(summary: pa.Table, places: pa.Table | None = None) -> pa.Ta
     methods = np.array(table["method"].to_pylist(), dtype=object)
     rows: list[dict[str, Any]] = []
     for method in dict.fromkeys(methods.tolist()):
-        mine = methods == method
+        mine = np.asarray(methods == method, dtype=bool)
         rows += _described(values[mine], metrics, method, None)
         for kind in np.unique(classes[mine & np.isfinite(classes)]):
             rows += _described(values[mine & (classes == kind)], metrics, method, int(kind))
@@ -64,7 +64,7 @@ def class_statistics(summary: pa.Table, places: pa.Table | None = None) -> pa.Ta
 
 
 def _described(values: Values, metrics: Sequence[str], method: str, kind: int | None) -> list[dict[str, Any]]:
-    whole = np.isfinite(values).all(axis=0)
+    whole = np.asarray(np.isfinite(values).all(axis=0))
     low, high = np.full((2, len(metrics)), np.nan)
     if len(values) > 1:  # one image has no spread to draw from
         low[whole], high[whole] = bootstrap_interval(values[:, whole], f"{method} {kind}")

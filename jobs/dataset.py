@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from storage.run import Run
 class AttributionDataset(Dataset[tuple[Tensor, Tensor, dict[str, Any]]]):
     """Map-style: item i is (image (3, H, W) uint8, map float32, summary row) of the i-th finished image of one method.
 
-    Opens lazily and pickles as its URI, so it can be handed to DataLoader workers.
+    What a row lacks is NaN, -1 or "", so that rows can be collated into batches. Opens lazily and pickles as its URI, so it can be handed to DataLoader workers.
     """
 
     def __init__(self, run: Run | str, method: str) -> None:
@@ -30,10 +31,17 @@ class AttributionDataset(Dataset[tuple[Tensor, Tensor, dict[str, Any]]]):
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor, dict[str, Any]]:
         if not -len(self) <= position < len(self):
             raise IndexError(f"item {position} of {len(self)}")
-        row = self.rows.slice(position % len(self), 1).to_pylist()[0]
+        found = self.rows.slice(position % len(self), 1)
+        row = {field.name: _or_blank(found[field.name][0].as_py(), field.type) for field in found.schema}
         pixels = self.view.photographs([row["image"]])[0]
         attribution = np.array(self.maps[row["image"]], dtype=np.float32)
         return torch.from_numpy(pixels.transpose(2, 0, 1).copy()), torch.from_numpy(attribution), row
 
     def __reduce__(self) -> tuple[Any, ...]:
         return AttributionDataset, (self.view.run, self.maps.expression)
+
+
+def _or_blank(value: Any, kind: pa.DataType) -> Any:
+    if value is not None:
+        return value
+    return float("nan") if pa.types.is_floating(kind) else -1 if pa.types.is_integer(kind) else ""

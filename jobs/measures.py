@@ -119,7 +119,7 @@ def _ranks(rows: Array) -> Array:
 
 def _unit_peak(planes: Array) -> Array:
     peak = np.abs(planes).max(axis=(1, 2), keepdims=True, initial=0)
-    return np.divide(planes, peak, out=np.zeros(planes.shape), where=peak > 0)
+    return np.asarray(planes / np.where(peak > 0, peak, 1))
 
 
 def _window_mean(planes: Array, side: int) -> Array:

@@ -70,7 +70,7 @@ def survey(
             chunks.append(Chunk(chunk.rows, chunk.shares, chunk.disagreement, {}))
             if progress:
                 progress(len(chunk.rows))
-    means = {
+    means: dict[str, dict[int, Planes]] = {
         group: {kind: total / counts[group][kind] for kind, total in by_class.items()}
         for group, by_class in sums.items()
     }

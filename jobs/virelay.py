@@ -8,7 +8,6 @@
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,17 @@ import yaml
 from numpy.typing import NDArray
 
 from attribution.visualization import enlarge, plane
+from jobs.export import CHUNK, ExportError, Progress, chunks
 from jobs.views import View
 from storage.records import ArraySpec
 from storage.run import Run
 
 CHANNELS = 3
 GRID = 16  # side of the maps that the components are computed from
-CHUNK = 32
 UNLABELLED = -1
 
 
-def write_project(run: Run, target: Path, *, progress: Callable[[int], None] | None = None) -> list[Path]:
+def write_project(run: Run, target: Path, *, progress: Progress | None = None) -> list[Path]:
     """One project a method, over one shared data set and label map."""
     h5py = _h5py()
     view = View(run)
@@ -45,8 +44,6 @@ def _h5py() -> Any:
     try:
         import h5py
     except ImportError:
-        from jobs.export import ExportError
-
         raise ExportError("hdf5-virelay needs h5py; install it with: pip install 'ascribe[export]'") from None
     return h5py
 
@@ -74,9 +71,8 @@ def _write_images(h5py: Any, view: View, target: Path) -> Path:
             compression="gzip",
             compression_opts=1,
         )
-        for first in range(0, view.run.image_count, CHUNK):
-            rows = list(range(first, min(first + CHUNK, view.run.image_count)))
-            images[first : first + len(rows)] = view.photographs(rows).transpose(0, 3, 1, 2)
+        for rows in chunks(np.arange(view.run.image_count), None):
+            images[rows] = view.photographs(rows.tolist()).transpose(0, 3, 1, 2)
         file["label"] = labels.astype(np.int64)
         file["index"] = np.arange(view.run.image_count)
     return path
@@ -112,7 +108,7 @@ def _write_maps(
     spec: ArraySpec,
     rows: list[dict[str, Any]],
     target: Path,
-    progress: Callable[[int], None] | None,
+    progress: Progress | None,
 ) -> Path:
     path = target / f"{spec.group}-attributions.h5"
     height, width = spec.shape[-2:]

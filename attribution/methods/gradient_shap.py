@@ -8,7 +8,7 @@ from torch import Tensor
 from attribution.baselines import Baselines
 from attribution.bundle import Features, parts_of, scaled
 from attribution.method import Cost, Method
-from attribution.noise import Draws
+from attribution.noise import Draws, Stdev, check_stdev, noisy
 from attribution.site import Site
 
 
@@ -26,20 +26,27 @@ class GradientShap(Method):
     default_baseline = "black,zero"
     captum = ("GradientShap", "LayerGradientShap", "NeuronGradientShap")
     n_samples: int = 5
-    stdev: float = 0.0
+    stdev: Stdev = 0.0
+    multiply_by_inputs: bool = True
+
+    def __post_init__(self) -> None:
+        check_stdev(self.stdev)
 
     def attribute(self, site: Site, x: Features, baselines: Baselines, draws: Draws) -> Features:
         total = torch.zeros(())
         for draw in range(self.n_samples):
-            noisy = x + self.stdev * draws.normal(x, draw) if self.stdev else x
+            near = noisy(x, self.stdev, draws, draw) if self.stdev else x
             baseline = baselines.pick(draws.integers(len(baselines), draw), x)
             alpha = draws.uniform(draw, like=parts_of(x)[0])
-            point = baseline + scaled(alpha, noisy - baseline)
-            total = total + (site.features(noisy) - site.features(baseline)) * site.gradient(point)
+            gradient = site.gradient(baseline + scaled(alpha, near - baseline))
+            distance = site.features(near) - site.features(baseline) if self.multiply_by_inputs else 1
+            total = total + distance * gradient
         return total / self.n_samples
 
-    def explained_difference(self, site: Site, x: Features, baselines: Baselines, draws: Draws) -> Tensor:
+    def explained_difference(self, site: Site, x: Features, baselines: Baselines, draws: Draws) -> Tensor | None:
         """Against the baselines that were drawn, without their noise."""
+        if not self.multiply_by_inputs:
+            return None
         drawn = torch.stack([draws.integers(len(baselines), draw) for draw in range(self.n_samples)])  # (n_samples, N)
         reference = torch.zeros_like(site.score(x))
         for choice in sorted(set(drawn.flatten().tolist())):

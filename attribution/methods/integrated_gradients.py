@@ -1,6 +1,7 @@
 """Integrated Gradients: a path's mean gradient times the distance gone."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -16,15 +17,17 @@ class IntegratedGradients(Method):
 
     paper = "Sundararajan et al. 2017, arXiv:1703.01365, eq. 1"
     axioms = frozenset({"completeness", "sensitivity_a", "sensitivity_b", "linearity", "implementation_invariance"})
-    short = ("ig",)
+    short: ClassVar[tuple[str, ...]] = ("ig",)
     default_baseline = "zero"
-    captum = ("IntegratedGradients", "LayerIntegratedGradients", "NeuronIntegratedGradients")
+    captum: ClassVar[tuple[str, ...]] = ("IntegratedGradients", "LayerIntegratedGradients", "NeuronIntegratedGradients")
     n_steps: int = 50
     method: str = "gausslegendre"
+    multiply_by_inputs: bool = True
 
     def attribute(self, site: Site, x: Features, baseline: Features) -> Features:
         f, start, end = site.tail(x), site.features(baseline), site.features(x)
-        return (end - start) * self.mean_gradient(f, start, end)
+        mean_gradient = self.mean_gradient(f, start, end)
+        return (end - start) * mean_gradient if self.multiply_by_inputs else mean_gradient
 
     def mean_gradient(self, f: Site, start: Features, end: Features) -> Features:
         """The integral alone: how strongly the score reacts to each feature along the path."""

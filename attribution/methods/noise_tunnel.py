@@ -4,12 +4,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from attribution.bundle import Features, bundled, parts_of, per_row
+from attribution.bundle import Features
 from attribution.errors import AttributionError, nearest
 from attribution.method import Cost, Method
-from attribution.noise import Draws
+from attribution.noise import Draws, Stdev, check_stdev, noisy
 from attribution.site import Site
 
 KINDS = {
@@ -27,38 +26,29 @@ class NoiseTunnel(Method, listed=False):
     method: Method
     kind: str = "smoothgrad"
     samples: int = 5
-    stdev: float | str = 0.1
-    """In normalised units, or as a share of each image's own range: "0.15r"."""
+    stdev: Stdev = 0.1
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise AttributionError(f"noise {self.kind!r} not found; {nearest(self.kind, KINDS)}")
         if self.samples < 1:
             raise AttributionError(f"samples={self.samples} is too few")
-        if isinstance(self.stdev, str):
-            _share(self.stdev)
+        check_stdev(self.stdev)
 
     def attribute(self, site: Site, x: Features, draws: Draws, **needs: Any) -> Features:
         inner = self.method.needs()
         mean = torch.zeros(())
         squares = torch.zeros(())
         for sample in range(self.samples):
-            noisy = self.noisy(x, draws, sample)
+            near = noisy(x, self.stdev, draws, sample)
             own = {"draws": draws.within(sample)} if "draws" in inner else {}
-            attribution = self.method.attribute(site, noisy, **needs, **own)
+            attribution = self.method.attribute(site, near, **needs, **own)
             # Welford: the sum of squared distances from the running mean, which no cancellation makes negative
             step = attribution - mean
             mean = mean + step / (sample + 1)
             squares = squares + step * (attribution - mean)
         variance = squares / self.samples
         return {"smoothgrad": mean, "smoothgrad_sq": variance + mean * mean, "vargrad": variance}[self.kind]
-
-    def noisy(self, x: Features, draws: Draws, sample: int) -> Features:
-        """X with the noise of one sample."""
-        noise = parts_of(draws.normal(x, sample))
-        return bundled(
-            [part + _stdev(self.stdev, part) * added for part, added in zip(parts_of(x), noise, strict=True)]
-        )
 
     def explained_difference(self, site: Site, x: Features, **needs: Any) -> None:
         """Nothing is promised of a noisy mean."""
@@ -70,23 +60,3 @@ class NoiseTunnel(Method, listed=False):
     def around(self, method: Method) -> "NoiseTunnel":
         """The same tunnel around another method."""
         return replace(self, method=method)
-
-
-def _stdev(stdev: float | str, part: Tensor) -> Tensor | float:
-    if not isinstance(stdev, str):
-        return stdev
-    flat = part.flatten(1)
-    return per_row(_share(stdev) * (flat.amax(1) - flat.amin(1)), part)
-
-
-def _share(stdev: str) -> float:
-    try:
-        return float(stdev.removesuffix("r")) if stdev.endswith("r") else _refuse(stdev)
-    except ValueError:
-        return _refuse(stdev)
-
-
-def _refuse(stdev: str) -> float:
-    raise AttributionError(
-        f"stdev {stdev!r} not understood; use a number in normalised units, or a share of the range like '0.15r'"
-    )

@@ -56,6 +56,14 @@ def test_one_forward_serves_all_that_read_a_pass(model, x, counted):
     assert counted == [4]
 
 
+def test_conductance_through_a_neuron_has_the_score_s_target(model, x):
+    (answer,) = explain(model, images(x), [parse("neuron_conductance(of='tail:3,2,3', target='label')")]).answers
+    assert answer.target.tolist() == [4, 0, 1, 2]
+    (other,) = explain(model, images(x), [parse("neuron_conductance(of='tail:3,2,3', target='1')")]).answers
+    assert not torch.equal(answer.attribution[0], other.attribution[0])
+    assert torch.equal(answer.attribution[2], other.attribution[2])
+
+
 def test_a_score_of_one_s_own_takes_the_target_s_place(model, x):
     (answer,) = explain(
         model, images(x), [parse("saliency(abs=False)")], score=lambda output: output[:, 1] - output[:, 2]

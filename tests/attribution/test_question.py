@@ -22,6 +22,8 @@ from attribution.question import Neuron, parse
         ("saliency(of='layer4.1:12,3,3')", 'saliency(of="layer4.1:12,3,3")'),
         ("ig(baseline='blur(10)')", 'integrated_gradients(baseline="blur")'),
         ("ig(baseline=0.5)", 'integrated_gradients(baseline="0.5")'),
+        ("neuron_conductance(of='a:1', target='label')", 'neuron_conductance(of="a:1", target="label")'),
+        ("gradshap(stdev='0.15r')", 'gradient_shap(stdev="0.15r")'),
         ("saliency(noise='smoothgrad')", 'saliency(noise="smoothgrad")'),
         (
             "ixg(noise=\"vargrad(stdev='0.15r', samples=9)\")",
@@ -40,7 +42,11 @@ def test_canonical(written, canonical):
     [
         ("integrated_gradient", "method 'integrated_gradient' not found; nearest: integrated_gradients"),
         ("ig(steps=5)", "integrated_gradients has no parameter 'steps'; nearest: n_steps"),
-        ("ig(n_steps='many')", r"n_steps='many'.*a number like 50"),
+        ("ig(n_steps='many')", r"n_steps='many'.*a whole number like 50"),
+        ("ig(n_steps=5.5)", r"n_steps=5.5.*a whole number like 50"),
+        ("saliency(abs=1)", r"abs=1.*True or False like True"),
+        ("occlusion(window=(3, 'a'))", r"window=\(3, 'a'\).*a whole number or a tuple like 32"),
+        ("gradshap(stdev='0.1')", r"stdev '0.1' not understood; .* like '0.15r'"),
         ("ig(5)", "does not parse; write it like"),
         ("ig(n_steps=__import__('os'))", "is not a literal"),
         ("ig(", "does not parse"),
@@ -53,6 +59,7 @@ def test_canonical(written, canonical):
         ("saliency(noise='smoothgrad(stdev=\"a lot\")')", "stdev 'a lot' not understood"),
         ("saliency(noise='smoothgrad(n=3)')", "smoothgrad has no parameter 'n'"),
         ("grad_cam(of='layer4:1,1,1')", "grad_cam is not defined at a neuron; it is at: layer"),
+        ("neuron_conductance", "neuron_conductance is not defined at the input; it is at: neuron"),
         ("occlusion(at='layer4')", "occlusion is not defined at a layer; it is at: input, neuron"),
     ],
 )

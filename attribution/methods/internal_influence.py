@@ -1,0 +1,33 @@
+"""Internal Influence: the mean gradient at a layer while the image comes out of its baseline."""
+
+from dataclasses import dataclass
+
+import torch
+
+from attribution.bundle import Features
+from attribution.method import Cost, Method
+from attribution.quadrature import quadrature
+from attribution.site import Site
+
+
+@dataclass(frozen=True)
+class InternalInfluence(Method):
+    """The gradient of the score with respect to the layer, averaged along the straight path of images from the baseline."""
+
+    paper = "Leino et al. 2018, arXiv:1802.03788, def. 1"
+    axioms = frozenset({"linearity"})
+    places = frozenset({"layer"})
+    default_baseline = "zero"
+    captum = ("InternalInfluence",)
+    n_steps: int = 50
+    method: str = "gausslegendre"
+
+    def attribute(self, site: Site, x: Features, baseline: Features) -> Features:
+        path = x - baseline
+        mean_gradient = torch.zeros(())
+        for alpha, weight in quadrature(self.method, self.n_steps):
+            mean_gradient = mean_gradient + weight * site.gradient(baseline + alpha * path)
+        return mean_gradient
+
+    def cost(self, image_shape: tuple[int, ...]) -> Cost:
+        return Cost(forward_backward=self.n_steps)
