@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from attribution.bundle import Features, bundled, parts_of, scaled
+from attribution.bundle import Features, bundled, parts_of
 from attribution.captum_names.asked import Asked, Where
 from attribution.method import Method
 from attribution.methods.grad_cam import GradCam
-from attribution.methods.integrated_gradients import IntegratedGradients
-from attribution.noise import Draws
 from attribution.site import Site
 
 Arguments = Mapping[str, Any]
@@ -24,47 +21,22 @@ Answer = Callable[[Any, Arguments], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Formula:
-    """Ask a Method; `fields` names its parameters by Captum's. `local` is asked instead where inputs are no factor."""
+    """Ask a Method; `fields` names its parameters by Captum's. `local` is asked instead where the inputs are no factor."""
 
     method: Callable[..., Method]
     where: Where = "input"
     fields: Mapping[str, str] = field(default_factory=dict)
-    local: Callable[..., Features] | None = None
+    local: Method | None = None
 
     def __call__(self, owner: Any, given: Arguments) -> Any:
         asked = Asked(owner, given, self.where)
-        method = self.method(**{name: given[captum] for captum, name in self.fields.items()})
-        is_local = self.local is not None and not owner.multiplies_by_inputs
-        formula = partial(self.local, method) if self.local is not None and is_local else method.attribute
-        features = formula(asked.site, asked.x, **asked.needs(method.needs()))
+        settings = {**vars(owner), **given}
+        method = self.method(**{name: settings[captum] for captum, name in self.fields.items()})
+        if self.local is not None and not owner.multiplies_by_inputs:
+            method = self.local
+        features = method.attribute(asked.site, asked.x, **asked.needs(method.needs()))
         answer = asked.packed(features)
         return (answer, asked.delta(features)) if given.get("return_convergence_delta") else answer
-
-
-def mean_gradient(method: IntegratedGradients, site: Site, x: Features, baseline: Features) -> Features:
-    """Integrated Gradients without the factor (x - baseline)."""
-    return method.mean_gradient(site.tail(x), site.features(baseline), site.features(x))
-
-
-def gradient(_method: Method, site: Site, x: Features) -> Features:
-    """The gradient alone."""
-    return site.gradient(x)
-
-
-@dataclass(frozen=True)
-class RandomPoint(Method, listed=False):
-    """(x - baseline) times the gradient at a random point between them; Gradient SHAP is its mean over baselines and noise."""
-
-    paper = "Lundberg and Lee 2017, arXiv:1705.07874; Erion et al. 2021, arXiv:1906.10670, eq. 3"
-
-    def attribute(self, site: Site, x: Features, baseline: Features, draws: Draws) -> Features:
-        """Also at layers the point lies between the images, as Captum's does."""
-        return (site.features(x) - site.features(baseline)) * self.gradient(site, x, baseline, draws)
-
-    def gradient(self, site: Site, x: Features, baseline: Features, draws: Draws) -> Features:
-        """The gradient there."""
-        alpha = draws.uniform(0, like=parts_of(x)[0])
-        return site.gradient(baseline + scaled(alpha, x - baseline))
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,13 @@ from dataclasses import dataclass
 from inspect import Parameter, Signature
 from typing import Any
 
-from attribution.captum_names.formula import (
-    Answer,
-    ChannelGradCam,
-    Formula,
-    RandomPoint,
-    gradient,
-    mean_gradient,
-)
-from attribution.captum_names.tunnel import GradientShap, noise_tunnel
+from attribution.captum_names.formula import Answer, ChannelGradCam, Formula
+from attribution.captum_names.tunnel import RANDOM_POINT, GradientShap, noise_tunnel
+from attribution.methods.activation import Activation
+from attribution.methods.conductance import Conductance, NeuronConductance
 from attribution.methods.input_x_gradient import InputXGradient
 from attribution.methods.integrated_gradients import IntegratedGradients
+from attribution.methods.internal_influence import InternalInfluence
 from attribution.methods.saliency import Saliency
 
 
@@ -44,8 +40,8 @@ class Row:
     @property
     def summary(self) -> str:
         """The first line of the docstring of what answers."""
-        answer = self.answer.method if isinstance(self.answer, Formula) else self.answer
-        return (answer.__doc__ or "").strip().splitlines()[0]
+        answer: Any = self.answer.method if isinstance(self.answer, Formula) else self.answer
+        return (getattr(answer, "func", answer).__doc__ or "").strip().splitlines()[0]
 
 
 ARGUMENTS = {"additional_forward_args": None}
@@ -57,6 +53,8 @@ TO_LAYER = {"attribute_to_layer_input": False}
 TO_NEURON = {"attribute_to_neuron_input": False}
 GRAD = {"grad_kwargs": None}
 QUADRATURE = {"n_steps": "n_steps", "method": "method"}
+QUADRATURE_BY_INPUTS = {**QUADRATURE, "multiply_by_inputs": "multiply_by_inputs"}
+GRADIENT_ALONE = Saliency(abs=False)
 FORWARD = takes("forward_func")
 FORWARD_BY_INPUTS = takes("forward_func", multiply_by_inputs=True)
 AT = takes("forward_func", "layer", device_ids=None)
@@ -70,7 +68,7 @@ CAPTUM: dict[str, Row] = {
         bases=GRADIENT,
         constructor=FORWARD_BY_INPUTS,
         attribute=takes("inputs", baselines=None, **TARGET, **PATH, **DELTA),
-        answer=Formula(method=IntegratedGradients, fields=QUADRATURE, local=mean_gradient),
+        answer=Formula(method=IntegratedGradients, fields=QUADRATURE_BY_INPUTS),
     ),
     "Saliency": Row(
         bases=GRADIENT,
@@ -89,7 +87,7 @@ CAPTUM: dict[str, Row] = {
         bases=GRADIENT,
         constructor=FORWARD_BY_INPUTS,
         attribute=takes("inputs", baselines=None, **TARGET, **DELTA, seed=None),
-        answer=Formula(method=RandomPoint, local=RandomPoint.gradient),
+        answer=RANDOM_POINT,
     ),
     "GradientShap": Row(
         bases=GRADIENT,
@@ -116,7 +114,7 @@ CAPTUM: dict[str, Row] = {
         bases=LAYER,
         constructor=AT_BY_INPUTS,
         attribute=takes("inputs", baselines=None, **TARGET, **PATH, **DELTA, **TO_LAYER, **GRAD),
-        answer=Formula(method=IntegratedGradients, where="layer", fields=QUADRATURE, local=mean_gradient),
+        answer=Formula(method=IntegratedGradients, where="layer", fields=QUADRATURE_BY_INPUTS),
     ),
     "LayerGradientShap": Row(
         bases=LAYER,
@@ -128,7 +126,27 @@ CAPTUM: dict[str, Row] = {
         bases=LAYER,
         constructor=takes("forward_func", "layer", device_ids=None, multiply_by_inputs=True, memory_efficient=False),
         attribute=takes("inputs", **TARGET, **TO_LAYER, **GRAD),
-        answer=Formula(method=InputXGradient, where="layer", local=gradient),
+        answer=Formula(method=InputXGradient, where="layer", local=GRADIENT_ALONE),
+    ),
+    "LayerActivation": Row(
+        bases=("LayerAttribution",),
+        constructor=AT,
+        attribute=takes("inputs", **ARGUMENTS, **TO_LAYER),
+        answer=Formula(method=Activation, where="layer"),
+        multiplies=True,
+    ),
+    "LayerConductance": Row(
+        bases=LAYER,
+        constructor=AT,
+        attribute=takes("inputs", baselines=None, **TARGET, **PATH, **DELTA, **TO_LAYER, **GRAD),
+        answer=Formula(method=Conductance, where="layer", fields=QUADRATURE),
+        multiplies=True,
+    ),
+    "InternalInfluence": Row(
+        bases=LAYER,
+        constructor=AT,
+        attribute=takes("inputs", baselines=None, **TARGET, **PATH, **TO_LAYER, **GRAD),
+        answer=Formula(method=InternalInfluence, where="layer", fields=QUADRATURE),
     ),
     "LayerGradCam": Row(
         bases=LAYER,
@@ -144,13 +162,13 @@ CAPTUM: dict[str, Row] = {
         bases=NEURON,
         constructor=AT,
         attribute=takes("inputs", "neuron_selector", **ARGUMENTS, **TO_NEURON),
-        answer=Formula(method=Saliency, where="neuron", local=gradient),
+        answer=Formula(method=Saliency, where="neuron", local=GRADIENT_ALONE),
     ),
     "NeuronIntegratedGradients": Row(
         bases=NEURON,
         constructor=AT_BY_INPUTS,
         attribute=takes("inputs", "neuron_selector", baselines=None, **ARGUMENTS, **PATH, **TO_NEURON),
-        answer=Formula(method=IntegratedGradients, where="neuron", fields=QUADRATURE, local=mean_gradient),
+        answer=Formula(method=IntegratedGradients, where="neuron", fields=QUADRATURE_BY_INPUTS),
     ),
     "NeuronGradientShap": Row(
         bases=NEURON,
@@ -170,6 +188,6 @@ CAPTUM: dict[str, Row] = {
             **TO_NEURON,
             **GRAD,
         ),
-        answer=Formula(method=IntegratedGradients, where="through", fields=QUADRATURE, local=mean_gradient),
+        answer=Formula(method=NeuronConductance, where="through", fields=QUADRATURE_BY_INPUTS),
     ),
 }

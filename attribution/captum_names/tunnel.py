@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 from attribution.captum_names import forms
 from attribution.captum_names.asked import Where
 from attribution.captum_names.errors import ArgumentError
-from attribution.captum_names.formula import Arguments, Formula, RandomPoint
+from attribution.captum_names.formula import Arguments, Formula
 from attribution.errors import nearest
+from attribution.methods.gradient_shap import GradientShap as OnePoint
 from attribution.methods.noise_tunnel import KINDS
 from attribution.noise import Draws
 
@@ -156,6 +158,10 @@ def noise_tunnel(owner: Any, given: Arguments) -> Any:
     return tunnel.through(lambda copied: attribute(**copied), inputs, arguments)
 
 
+RANDOM_POINT = Formula(method=partial(OnePoint, n_samples=1), fields={"multiply_by_inputs": "multiply_by_inputs"})
+"""(x - baseline) times the gradient at one random point between them."""
+
+
 @dataclass(frozen=True)
 class GradientShap:
     """The mean of (x - baseline) times the gradient at random points between random baselines and noisy copies of x."""
@@ -170,5 +176,5 @@ class GradientShap:
             draws_baselines=True,
             draws=forms.read_draws(given["seed"], len(inputs)),
         )
-        point = Formula(method=RandomPoint, where=self.where, local=RandomPoint.gradient)
+        point = replace(RANDOM_POINT, where=self.where)
         return tunnel.through(lambda copied: point(owner, copied), inputs, given)

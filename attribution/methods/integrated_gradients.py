@@ -26,14 +26,11 @@ class IntegratedGradients(Method):
 
     def attribute(self, site: Site, x: Features, baseline: Features) -> Features:
         f, start, end = site.tail(x), site.features(baseline), site.features(x)
-        mean_gradient = self.mean_gradient(f, start, end)
-        return (end - start) * mean_gradient if self.multiply_by_inputs else mean_gradient
-
-    def mean_gradient(self, f: Site, start: Features, end: Features) -> Features:
-        """The integral alone: how strongly the score reacts to each feature along the path."""
         path = end - start
-        rule = quadrature(self.method, self.n_steps)
-        return sum((weight * f.gradient(start + alpha * path) for alpha, weight in rule), start=torch.zeros(()))
+        mean_gradient = torch.zeros(())
+        for alpha, weight in quadrature(self.method, self.n_steps):
+            mean_gradient = mean_gradient + weight * f.gradient(start + alpha * path)
+        return path * mean_gradient if self.multiply_by_inputs else mean_gradient
 
     def cost(self, image_shape: tuple[int, ...]) -> Cost:
         return Cost(forward=1, forward_backward=self.n_steps)
