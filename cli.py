@@ -14,6 +14,7 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 DONE, FAILED, USAGE, WITH_FAILURES = 0, 1, 2, 3
+NO_PROGRAM = 127  # a shell's answer
 
 
 class Verb(click.Command):
@@ -290,6 +291,9 @@ def _submit_to(address: str, spec: Any, *, wait: bool, ship_code: bool, as_json:
     with display:
         status = jobs.follow(submission_id, display.show)
     click.echo(tables.as_json(status) if as_json else f"{submission_id} {status['state'].lower()}: {spec.output}")
+    if status["exit_code"] == NO_PROGRAM:
+        say(f"error: the cluster at {address} has no `ascribe`: install it in its image, or add --ship-code")
+        return FAILED
     if status["state"] != "SUCCEEDED" and status["exit_code"] != WITH_FAILURES:
         say(
             f"error: {' '.join(str(status['message']).split())[-300:]} (see: cli.py logs {submission_id} --address {address})"

@@ -123,7 +123,6 @@ class Driver:
         self._before_failed = progress.failed
         self._rate, self._resized_at, self._looked_at = Rate(), time.monotonic(), 0.0
         state = self._state = schedule.begin(self._policy(self._room), units, self._run.unit_rows, time.monotonic())
-        self._metric("ascribe_images_total", self._run.image_count)
         try:
             return self._loop(state)
         finally:
@@ -314,6 +313,8 @@ class Driver:
         under_way = sum(report.images for report in self._hands.reports.values() if report.ticket in state.flights)
         alive = sum(place.phase == "ready" for place in state.slots)
         rate = self._rate.after(now, done + under_way)
+        # All of them each time: Ray drops a gauge that was not set for some seconds.
+        self._metric("ascribe_images_total", self._run.image_count)
         self._metric("ascribe_shards_in_flight", len(in_flight))
         self._metric("ascribe_images_in_flight", sum(len(self._run.unit_rows(unit)) for unit in in_flight))
         self._metric("ascribe_workers_alive", alive)
