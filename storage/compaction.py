@@ -57,7 +57,7 @@ def sweep(objects: Objects) -> None:
     covered, current = now.compaction.covered(), now.compaction.generation
     named = {stored.key for stored in (now.compaction.summary, now.compaction.failures) if stored}
     for table in SCHEMAS:
-        objects.delete(key for unit, key in now.parts[table].items() if unit in covered)
+        objects.delete(entry.key for unit, entry in now.parts[table].items() if unit in covered)
         files = [(layout.compacted_generation(entry.key), entry.key) for entry in objects.entries(table)]
         # A file of a later generation may belong to a compaction whose record is about to be created.
         objects.delete(key for generation, key in files if generation and generation <= current and key not in named)
@@ -84,7 +84,7 @@ def _rewrite(objects: Objects, shard_length: int, now: Snapshot, add: set[int], 
         return False
     failed = {unit: count for unit, count in (before.failed_images if before else {}).items() if unit in keep}
     for unit in add & now.parts["failures"].keys():
-        failed[unit] = layout.part_failed_images(now.parts["failures"][unit]) or 0
+        failed[unit] = layout.part_failed_images(now.parts["failures"][unit].key) or 0
     record = Compaction(
         generation=generation,
         units=commits.unit_ranges(keep | add),
@@ -109,7 +109,7 @@ def _merge(
     sink, row_count = io.BytesIO(), 0
     before = getattr(now.compaction, table) if now.compaction else None
     old = _batches(objects.get(before.key), shard_length, keep) if before else iter(())
-    added = [(unit, now.parts[table][unit]) for unit in sorted(add & now.parts[table].keys())]
+    added = [(unit, now.parts[table][unit].key) for unit in sorted(add & now.parts[table].keys())]
     with writer(sink, SCHEMAS[table]) as parquet:
         for rows in _grouped(_in_order(objects, old, added, shard_length, keep)):
             parquet.write_table(rows)

@@ -31,7 +31,7 @@ class UnitIncompleteError(StoreError):
     """A unit was to be committed with images that have neither a result nor a failure, or both."""
 
 
-class CommitLostError(StoreError):
+class CommitLostError(MissingObjectError):
     """A unit is committed, yet what it committed can be found nowhere."""
 
 

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import zarr
 
-from storage import commits, compaction, derived, layout, recovery, tensors, verification
+from storage import commits, compaction, derived, layout, queries, recovery, tables, tensors, verification
 from storage.errors import MissingObjectError, RunExistsError, RunMissingError, StoreError
 from storage.index import Index, encode_index
+from storage.layout import Table
 from storage.maps import Attributions
 from storage.objects import Objects, open_objects
 from storage.records import ArraySpec, Commit, RunRecord, Store, from_json, to_json
-from storage.tables import Tables
+from storage.tables import Rows, Tables
 from storage.verification import Depth, Report
 from storage.writing import UnitWriter
 
@@ -153,6 +156,14 @@ class Run:
     def failures(self) -> pa.Table:
         return self._tables.read("failures")
 
+    def rows(self) -> dict[Table, Rows]:
+        """Both tables of one snapshot, unread: what a query needs."""
+        return self._tables.rows(["summary", "failures"])
+
+    def sql(self, query: str) -> pa.Table:
+        """The answer to one SELECT over `summary`, `failures`, `images` and the tables kept with the run."""
+        return queries.query({"": self}, query)
+
     def put_table(self, name: str, table: pa.Table) -> None:
         """Keep a table that was computed from this run, where `sql` finds it by its name; replaces an earlier one."""
         derived.put(self.objects, name, table)
@@ -173,8 +184,27 @@ class Run:
                 return Attributions(self.objects, tensors.stored(spec, self.record.store), self.image_count)
         raise StoreError(f"this run has no {name!r}; it has {', '.join(spec.group for spec in self.arrays)}")
 
+    def to_xarray(self) -> Any:
+        """An xarray DataTree, a group each, read when asked; with the keys and labels of the index as coordinates."""
+        try:
+            import xarray
+        except ImportError:
+            raise StoreError("to_xarray needs xarray: pip install xarray") from None
+        if self.record.store == "none":
+            raise StoreError(f"{self.uri} was made with store=none: it has summaries and no maps")
+        coordinates = {"key": ("image", self.index["key"].to_numpy())}
+        if "label" in self.index.column_names:
+            coordinates["label"] = ("image", pc.fill_null(self.index["label"], -1).to_numpy())
+        groups = {}
+        for spec in self.arrays:
+            path = f"{layout.ARRAYS}/{spec.group}"
+            group = zarr.open_group(self.objects.zarr_store(), path=path, mode="r")
+            found = xarray.open_dataset(xarray.backends.ZarrStore(group, mode="r"), chunks=None)
+            groups[spec.group] = found.assign_coords(coordinates)
+        return xarray.DataTree.from_dict(groups)
+
     def progress(self) -> Progress:
-        committed, failed_images = self._tables.failed_images()
+        committed, failed_images = tables.failed_images(self.objects)
         images = sum(len(self.unit_rows(unit)) for unit in committed)
         failed = sum(failed_images.values())
         return Progress(self.image_count, images - failed, failed, self.unit_count, len(committed))

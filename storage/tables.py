@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
 from storage import layout
 from storage.commits import read_commit, read_newest, staged_keys
 from storage.errors import CommitLostError, MissingObjectError
 from storage.layout import Table
-from storage.objects import Objects
+from storage.objects import Entry, Objects
 from storage.records import Compaction
 from storage.summaries import SCHEMAS, concatenated, from_parquet
 
 _PATIENCE = 5  # listings; each new one needs a compaction or a retraction to have happened in between
+_READERS = 8  # parts are small: reading them is waiting
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,24 @@ class Snapshot:
 
     committed: frozenset[int]
     compaction: Compaction | None
-    parts: dict[str, dict[int, str]]  # table -> unit -> key
+    parts: Mapping[Table, Mapping[int, Entry]]
 
     def loose(self) -> list[int]:
         """Committed units whose rows are still in parts of their own."""
         return sorted(self.committed - (self.compaction.covered() if self.compaction else set()))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One table of one snapshot: what is compacted, to be read column by column, and the loose rest."""
+
+    compacted: ds.Dataset
+    loose: pa.Table
+
+    def table(self) -> pa.Table:
+        """All rows, sorted by image and method."""
+        joined = pa.concat_tables([self.compacted.to_table(), self.loose])
+        return joined.sort_by([("image", "ascending"), ("method", "ascending")])
 
 
 def snapshot(objects: Objects) -> Snapshot:
@@ -39,96 +55,95 @@ def snapshot(objects: Objects) -> Snapshot:
     A unit's summary part is published last, so a unit that has one has everything; and what a compaction takes away after
     the parts were listed is named by the compaction that is read after them.
     """
-    parts: dict[str, dict[int, str]] = {}
-    for table in (layout.SUMMARY, layout.FAILURES):
-        keys = [entry.key for entry in objects.entries(table)]
-        parts[table] = {unit: key for key in keys if (unit := layout.part_unit(key)) is not None}
+    parts: dict[Table, dict[int, Entry]] = {}
+    for table in SCHEMAS:
+        entries = objects.entries(table)
+        parts[table] = {unit: entry for entry in entries if (unit := layout.part_unit(entry.key)) is not None}
     state, compaction = read_newest(objects)
     return Snapshot(state.committed, compaction, parts)
 
 
+def failed_images(objects: Objects) -> tuple[frozenset[int], dict[int, int]]:
+    """The committed units, and how many images failed in each that has any; told by names, without their content."""
+    counts = {}
+    for entry in objects.entries(layout.FAILURES):
+        unit, images = layout.part_unit(entry.key), layout.part_failed_images(entry.key)
+        if unit is not None and images is not None:
+            counts[unit] = images
+    state, compaction = read_newest(objects)
+    counts |= compaction.failed_images if compaction else {}
+    return state.committed, {unit: images for unit, images in counts.items() if unit in state.committed}
+
+
 class Tables:
-    """Reads the tables of a run; what it has read of published files it keeps, for they never change."""
+    """Reads the tables of a run; parts it has read it keeps, so that asking again costs a listing."""
 
     def __init__(self, objects: Objects, shard_length: int) -> None:
         self._objects, self._shard_length = objects, shard_length
-        self._kept: dict[str, pa.Table] = {}
+        self._files: dict[str, bytes] = {}
+        self._parts: dict[Entry, pa.Table] = {}
 
     def read(self, table: Table) -> pa.Table:
-        """All rows, sorted by image."""
-        compacted, loose = self.pieces(table)
-        return concatenated([compacted, loose], SCHEMAS[table]).sort_by(
-            [("image", "ascending"), ("method", "ascending")]
-        )
+        return self.rows([table])[table].table()
 
-    def pieces(self, table: Table) -> tuple[pa.Table, pa.Table]:
-        """Compacted rows and rows of loose parts, of one snapshot."""
+    def rows(self, tables: Sequence[Table]) -> dict[Table, Rows]:
+        """Tables of one and the same snapshot."""
         for _ in range(_PATIENCE - 1):
             try:
-                return self._pieces(table, snapshot(self._objects))
+                return self._rows(tables, snapshot(self._objects))
             except MissingObjectError:
                 continue  # compacted or retracted since the listing: look again
-        return self._pieces(table, snapshot(self._objects))
+        return self._rows(tables, snapshot(self._objects))
 
-    def failed_images(self) -> tuple[frozenset[int], dict[int, int]]:
-        """The committed units, and how many images failed in each that has any; told by names, without their content."""
-        counts = {}
-        for entry in self._objects.entries(layout.FAILURES):
-            unit, images = layout.part_unit(entry.key), layout.part_failed_images(entry.key)
-            if unit is not None and images is not None:
-                counts[unit] = images
-        state, compaction = read_newest(self._objects)
-        counts |= compaction.failed_images if compaction else {}
-        return state.committed, {unit: images for unit, images in counts.items() if unit in state.committed}
+    def _rows(self, tables: Sequence[Table], now: Snapshot) -> dict[Table, Rows]:
+        return {table: Rows(self._compacted(table, now), self._loose(table, now)) for table in tables}
 
-    def _pieces(self, table: Table, now: Snapshot) -> tuple[pa.Table, pa.Table]:
+    def _compacted(self, table: Table, now: Snapshot) -> ds.Dataset:
         stored = getattr(now.compaction, table) if now.compaction else None
-        kept = {}
-        compacted = SCHEMAS[table].empty_table()
-        if stored is not None and now.compaction is not None:
-            kept[stored.key] = self._table(stored.key)
-            compacted = self._without(kept[stored.key], now.compaction.covered() - now.committed)
-        loose = []
-        for unit in now.loose():
-            key = now.parts[table].get(unit)
-            if key is not None:
-                kept[key] = self._table(key)
-                loose.append(kept[key])
-            elif unit not in now.parts["summary"]:
-                loose.extend(self._unpublished(table, unit))
-        self._kept = {**self._others(table), **kept}
-        return compacted, concatenated(loose, SCHEMAS[table])
+        if stored is None or now.compaction is None:
+            return ds.dataset(SCHEMAS[table].empty_table())
+        if stored.key not in self._files:
+            content = self._objects.get(stored.key)
+            self._files = {key: kept for key, kept in self._files.items() if not key.startswith(f"{table}/")}
+            self._files[stored.key] = content
+        checked = ds.ParquetFileFormat(
+            default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+        )
+        fragment = checked.make_fragment(pa.py_buffer(self._files[stored.key]))
+        dataset = ds.FileSystemDataset([fragment], schema=SCHEMAS[table], format=checked, filesystem=None)
+        hidden = now.compaction.covered() - now.committed
+        return ds.dataset(self._without(dataset.to_table(), hidden)) if hidden else dataset
 
-    def _table(self, key: str) -> pa.Table:
-        return self._kept[key] if key in self._kept else from_parquet(self._objects.get(key))
-
-    def _others(self, table: Table) -> dict[str, pa.Table]:
-        return {key: kept for key, kept in self._kept.items() if not key.startswith(f"{table}/")}
-
-    def _without(self, rows: pa.Table, units: Iterable[int]) -> pa.Table:
-        hidden = np.fromiter(units, dtype=np.int64)
-        if not len(hidden):
-            return rows
+    def _without(self, rows: pa.Table, units: set[int]) -> pa.Table:
+        """Only while a unit is being retracted are there rows to hide."""
         unit = pc.divide(rows["image"], self._shard_length)
-        return rows.filter(pc.invert(pc.is_in(unit, pa.array(hidden))))
+        return rows.filter(pc.invert(pc.is_in(unit, pa.array(np.fromiter(units, dtype=np.int64)))))
+
+    def _loose(self, table: Table, now: Snapshot) -> pa.Table:
+        units = now.loose()
+        wanted = [now.parts[table][unit] for unit in units if unit in now.parts[table]]
+        missing = [entry for entry in wanted if entry not in self._parts]
+        with ThreadPoolExecutor(_READERS) as readers:
+            contents = readers.map(lambda entry: from_parquet(self._objects.get(entry.key)), missing)
+            read = dict(zip(missing, contents, strict=True))
+        kept = {entry: self._parts[entry] for entry in wanted if entry in self._parts}
+        others = {entry: part for entry, part in self._parts.items() if not entry.key.startswith(f"{table}/")}
+        self._parts = {**others, **kept, **read}
+        unpublished = [unit for unit in units if unit not in now.parts["summary"] and unit not in now.parts[table]]
+        loose = [self._parts[entry] for entry in wanted]
+        loose += [part for unit in unpublished for part in self._unpublished(table, unit)]
+        return concatenated(loose, SCHEMAS[table])
 
     def _unpublished(self, table: Table, unit: int) -> list[pa.Table]:
         """Rows of a unit that is committed and whose publisher has not come to them yet, or died."""
         commit = read_commit(self._objects, unit)
-        found = []
-        for source, stored in zip(staged_keys(commit), commit.objects, strict=True):
-            if stored.key.startswith(f"{table}/"):
-                found.append(self._either(stored.key, source))
-        return found
+        places = zip(staged_keys(commit), commit.objects, strict=True)
+        return [self._either(source, stored.key) for source, stored in places if stored.key.startswith(f"{table}/")]
 
-    def _either(self, key: str, source: str) -> pa.Table:
-        try:
-            return from_parquet(self._objects.get(source))
-        except MissingObjectError:
-            pass
-        try:
-            return from_parquet(self._objects.get(key))
-        except MissingObjectError:
-            raise CommitLostError(
-                f"{key} is committed and nowhere; verify with repair computes its unit again"
-            ) from None
+    def _either(self, *keys: str) -> pa.Table:
+        for key in keys:
+            try:
+                return from_parquet(self._objects.get(key))
+            except MissingObjectError:
+                continue
+        raise CommitLostError(f"{keys[-1]} is committed and nowhere; verify with repair computes its unit again")

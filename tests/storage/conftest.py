@@ -59,6 +59,14 @@ def _wait_for(endpoint, server):
             return
 
 
+@pytest.fixture(autouse=True)
+def flushes(monkeypatch):
+    """Counts flushes to the disk and skips them: no test cuts the power, and a loaded disk takes seconds."""
+    flushed = []
+    monkeypatch.setattr("storage.local.os.fsync", flushed.append)
+    return flushed
+
+
 @pytest.fixture(params=["memory", "local", "s3"])
 def uri(request, tmp_path):
     """A fresh place for a run on each kind of store."""

@@ -206,6 +206,17 @@ def test_xarray_opens_a_group_without_a_warning(tmp_path):
             assert np.isnan(found.attribution.values[9]).all()
 
 
+def test_to_xarray_is_a_tree_of_groups_with_keys_and_labels(uri):
+    run = write_all(make_run(uri), failed=[9])
+    tree = run.to_xarray()
+    assert set(tree.children) == {"gradient_shap", "grad_cam"}
+    found = tree["gradient_shap"].to_dataset().set_index(image="key")
+    np.testing.assert_array_equal(found.attribution.sel(image="n1/00004.jpg").values, map_of(GRADIENT, 4))
+    assert tree["grad_cam"].label.values.tolist() == [-1, 1, 2, 0, -1, 2, 0, 1, -1, 0]
+    with pytest.raises(StoreError, match="store=none"):
+        make_run("memory://xarray-none", store="none").to_xarray()
+
+
 def test_creating_the_same_run_again_opens_it_and_another_is_refused(uri):
     run = write_all(make_run(uri))
     again = make_run(uri, origin={"machine": "another"})

@@ -103,6 +103,14 @@ def test_a_store_lets_nothing_behind_beside_what_was_put(tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["a", "b"]
 
 
+def test_content_is_flushed_before_it_gets_its_name_and_a_commit_s_name_too(tmp_path, flushes):
+    objects = open_objects(tmp_path)
+    objects.put("a", b"1")
+    assert len(flushes) == 1
+    objects.create("b", b"1")
+    assert len(flushes) == 3
+
+
 def test_file_uris_and_paths_are_the_same_place(tmp_path):
     open_objects(f"file://{tmp_path}/a%20b").put("x", b"1")
     assert (tmp_path / "a b" / "x").read_bytes() == b"1"
