@@ -6,8 +6,9 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -497,8 +498,177 @@ def layers(model: str, trust_checkpoint: bool, as_json: bool) -> None:
     from jobs.models import layers as layers_of
     from jobs.models import load
 
-    rows = [asdict(layer) for layer in layers_of(load(model, trust_checkpoint=trust_checkpoint).model)]
+    loaded = load(model, trust_checkpoint=trust_checkpoint)
+    rows = [asdict(layer) for layer in layers_of(loaded.model, loaded.preprocessing.crop)]
     click.echo(tables.as_json(rows)) if as_json else tables.print_rows(rows)
+
+
+@main.command()
+@run_argument
+@click.argument("images", nargs=-1, metavar="[IMAGE]...")
+@click.option("-o", "--output", required=True, help="Picture file: .png, .pdf or .svg.")
+@click.option("--where", help="SQL condition on the summary, instead of naming images.")
+@click.option("--order", help="SQL expression on the summary: the first ones are shown.")
+@click.option("--limit", type=int, help="At most so many images.")
+@click.option("--method", "methods_shown", multiple=True, help="Only this method; repeat for several.")
+@click.option("--scale", type=click.Choice(["image", "shared"]), default="image", show_default=True)
+def show(
+    run: str,
+    images: tuple[str, ...],
+    output: str,
+    where: str | None,
+    order: str | None,
+    limit: int | None,
+    methods_shown: tuple[str, ...],
+    scale: Literal["image", "shared"],
+) -> None:
+    """Images of a run beside their heat maps; IMAGE is a row number or a key.
+
+    Example:
+      cli.py show runs/demo 0 -o demo.png
+    """
+    from attribution.visualization import save
+    from jobs.overview import locate
+    from jobs.show import show as drawn
+    from storage.run import Run
+
+    figure = drawn(
+        Run.open(locate(run)), images, where=where, order=order, limit=limit, methods=methods_shown, scale=scale
+    )
+    save(figure, output)
+    click.echo(output)
+
+
+@main.command()
+@run_argument
+@click.option("-o", "--output", help="Folder of the site. Default: RUN-report.")
+def report(run: str, output: str | None) -> None:
+    """A run as a static web page: distributions, classes, a gallery of all images.
+
+    Example:
+      cli.py report runs/demo -o demo-report
+    """
+    from jobs.overview import locate
+    from jobs.report import write_report
+    from storage.run import Run
+
+    opened = Run.open(locate(run))
+    with counting("images", opened.image_count) as count:
+        page = write_report(opened, output or f"{opened.spec.get('run_id', 'run')}-report", progress=count)
+    click.echo(str(page))
+
+
+@main.command()
+@run_argument
+@click.argument("other", metavar="OTHER")
+@click.option("--method", "pair", multiple=True, help="Two methods, RUN's and OTHER's; default: those that both have.")
+@click.option("--movers", type=int, help="The images on which the sides differ most, instead of means by class.")
+@json_option
+def compare(run: str, other: str, pair: tuple[str, ...], movers: int | None, as_json: bool) -> None:
+    """Two runs, or two methods of one run, image by image; kept with RUN as the table comparisons.
+
+    Example:
+      cli.py compare runs/a runs/b --movers 10
+    """
+    from jobs import compare as comparing
+    from jobs import tables
+    from jobs.overview import locate
+    from storage.run import Run
+
+    if len(pair) not in (0, 2):
+        raise click.UsageError("give --method twice, RUN's and OTHER's, or not at all")
+    mine, theirs = Run.open(locate(run)), Run.open(locate(other))
+    with counting("images", mine.image_count) as count:
+        table = comparing.compare(mine, theirs, methods=(pair[0], pair[1]) if pair else None, progress=count)
+    comparing.store(mine, table)
+    rows = (comparing.movers(table, movers) if movers else comparing.by_class(table)).to_pylist()
+    click.echo(tables.as_json(rows)) if as_json else tables.print_rows(rows)
+
+
+@main.command()
+@run_argument
+@click.argument("folder")
+@click.option(
+    "--format", "form", type=click.Choice(["npz", "npy", "png", "hdf5-virelay"]), default="npz", show_default=True
+)
+def export(run: str, folder: str, form: str) -> None:
+    """The finished maps as files of another format.
+
+    Example:
+      cli.py export runs/demo maps --format npz
+    """
+    from jobs.export import export as exported
+    from jobs.overview import locate
+    from storage.run import Run
+
+    opened = Run.open(locate(run))
+    with counting("images", opened.image_count * len(opened.arrays)) as count:
+        paths = exported(opened, folder, form, progress=count)
+    for path in paths:
+        click.echo(str(path))
+
+
+@main.command()
+@run_argument
+@click.option("--quick", is_flag=True, help="Sizes only; otherwise every byte is read.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Make damaged shards pending again: the next submit computes them. Not beside a running submit.",
+)
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, /, run: str, quick: bool, repair: bool, as_json: bool) -> None:
+    """Check a run against what it vouches for: sizes, checksums, counts. Exit code 1 where something is wrong.
+
+    Example:
+      cli.py verify runs/demo
+    """
+    from jobs import overview, tables
+    from storage.run import Run
+
+    opened = Run.open(overview.locate(run))
+    found = opened.verify("sizes" if quick else "bytes")
+    retracted = opened.repair(found) if repair else []
+    told = {
+        "run": opened.uri,
+        "sound": found.is_sound,
+        "shards": found.units,
+        "objects": found.objects,
+        "bytes": found.size,
+        "problems": [problem.what for problem in found.problems],
+        "repaired_shards": retracted,
+    }
+    click.echo(tables.as_json(told)) if as_json else tables.print_fields(told)
+    if retracted:
+        say(f"{len(retracted)} shards are pending again: submit --spec {opened.uri}/run.json --output {opened.uri}")
+    ctx.exit(DONE if found.is_sound else FAILED)
+
+
+@main.command()
+@run_argument
+def compact(run: str) -> None:
+    """Fold the tables' small parts into one sorted file each and remove what dead attempts left; a submit does so at its end.
+
+    Example:
+      cli.py compact runs/demo
+    """
+    from jobs import overview
+    from storage.run import Run
+
+    opened = Run.open(overview.locate(run))
+    click.echo(f"{opened.compact()} shards folded, {len(opened.collect_garbage())} leftovers removed")
+
+
+@contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal for work that counts as it goes."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 @main.group()
