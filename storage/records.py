@@ -93,7 +93,7 @@ class Commit:
     marks: Mapping[str, Any] = field(default_factory=dict)  # versions, device, out-of-memory back-off, ...
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "objects", tuple(_record(StoredObject, each) for each in self.objects))
+        object.__setattr__(self, "objects", tuple(as_record(StoredObject, each) for each in self.objects))
         object.__setattr__(self, "marks", _as_json(self.marks))
 
 
@@ -114,7 +114,7 @@ class Compaction:
         object.__setattr__(self, "failed_images", {int(unit): n for unit, n in self.failed_images.items()})
         for name in ("summary", "failures"):
             stored = getattr(self, name)
-            object.__setattr__(self, name, None if stored is None else _record(StoredObject, stored))
+            object.__setattr__(self, name, None if stored is None else as_record(StoredObject, stored))
 
     def covered(self) -> set[int]:
         return {unit for first, last in self.units for unit in range(first, last + 1)}
@@ -134,8 +134,8 @@ class RunRecord:
     origin: Mapping[str, Any] = field(default_factory=dict)  # versions, machine, licences, command: not compared
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "arrays", tuple(_record(ArraySpec, each) for each in self.arrays))
-        object.__setattr__(self, "objects", tuple(_record(StoredObject, each) for each in self.objects))
+        object.__setattr__(self, "arrays", tuple(as_record(ArraySpec, each) for each in self.arrays))
+        object.__setattr__(self, "objects", tuple(as_record(StoredObject, each) for each in self.objects))
         object.__setattr__(self, "spec", _as_json(self.spec))
         object.__setattr__(self, "origin", _as_json(self.origin))
         if self.store not in STORES:
@@ -166,10 +166,10 @@ def from_json(kind: type[R], text: bytes) -> R:
         raise FormatError(f"{found} record of version {version}; this ascribe reads version {VERSION}: use a newer one")
     if found != kind.__name__:
         raise FormatError(f"a {found} record where a {kind.__name__} record belongs")
-    return _record(kind, content)
+    return as_record(kind, content)
 
 
-def _record(kind: type[R], content: Any) -> R:
+def as_record(kind: type[R], content: Any) -> R:
     if isinstance(content, kind):
         return content
     known = {each.name for each in fields(kind)}  # type: ignore[arg-type]  # every kind here is a dataclass
