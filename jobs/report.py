@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from jobs.page import render
 from jobs.payload import payload
-from jobs.survey import Chunk, Progress, Survey, shared_scales, survey
+from jobs.survey import Chunk, Progress, Survey, keep, shared_scales, survey
 from jobs.thumbnails import class_strip, strip
 from jobs.views import Planes, View
 from storage.run import Run
@@ -22,7 +22,10 @@ LARGE, SMALL, MANY = (
 
 
 def write_report(run: Run, directory: str | Path, *, progress: Progress | None = None) -> Path:
-    """Write the site into `directory` and return its page. `progress` is told of images done; thumbnails are made in parallel."""
+    """Write the site into `directory` and return its page; thumbnails are made in parallel, `progress` is told of images done.
+
+    What it finds out about the maps is kept with the run, where `query` knows it as `places` and `class_statistics`.
+    """
     view = View(run)
     target = Path(directory)
     side = LARGE if run.image_count <= MANY else SMALL
@@ -42,6 +45,7 @@ def write_report(run: Run, directory: str | Path, *, progress: Progress | None =
             (target / "thumbs" / str(row // 1000) / f"{row}.jpg").write_bytes(content)
 
     found = survey(view, classes_of(run), on_chunk=write_strips, progress=progress)
+    keep(view, found)
     write_class_strips(view, found, target / "thumbs" / "class")
     page = target / PAGE
     page.write_text(render(payload(view, found, "static")), encoding="utf-8")

@@ -11,9 +11,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from attribution.visualization import enlarge, scale_of
+from jobs.class_statistics import class_statistics
 from jobs.measures import place_shares, spearman
 from jobs.thumbnails import fitted
 from jobs.views import Planes, View
+from storage.errors import StoreError
 
 GRID = 48  # side of a mean map: finer than any CAM, small enough for a thousand classes
 AGREEMENT_GRID = 32  # methods are compared by where their attribution lies, not pixel by pixel
@@ -75,6 +77,26 @@ def survey(
         for group, by_class in sums.items()
     }
     return Survey(_places(view, chunks), means)
+
+
+PLACES = "places"  # the names by which `query` knows what a survey found
+STATISTICS = "class_statistics"
+
+
+def keep(view: View, found: Survey) -> bool:
+    """Store a survey's numbers with the run, where `query` and `serve` find them; False where the run cannot be written to."""
+    try:
+        view.run.put_table(PLACES, found.places)
+        view.run.put_table(STATISTICS, class_statistics(view.run.summary(), found.places))
+    except (StoreError, OSError):
+        return False
+    return True
+
+
+def kept_survey(view: View) -> Survey:
+    """What an earlier report found, without reading maps; nothing where there was none."""
+    kept = view.run.table(PLACES) if PLACES in view.run.tables() else _places(view, [])
+    return Survey(kept, {})
 
 
 def shared_scales(view: View, side: int | None = None) -> dict[str, float]:

@@ -22,7 +22,7 @@ function drawClasses(root) {
     const m = methods.indexOf(method());
     const places = line.places[method().group] ?? {};
     return make("tr", {},
-      make("td", { style: { width: "5.5rem" } }, line.hasMeans ? make("div", { style: { width: "72px" } }, cell(served ? `class/${line.id}.jpg` : `thumbs/class/${line.id}.jpg`, m, methods.length, `mean map of ${className(line.id)}, ${method().name}`)) : null),
+      make("td", { style: { width: "5.5rem" } }, line.hasMeans ? make("div", { style: { width: "72px" } }, cell(`thumbs/class/${line.id}.jpg`, m, methods.length, `mean map of ${className(line.id)}, ${method().name}`)) : null),
       make("td", {}, make("button", { type: "button", class: "link", onclick: () => go("gallery", { klass: String(line.id) }) }, className(line.id))),
       make("td", { class: "number" }, whole(line.n)), make("td", { class: "number" }, percent(line.right)),
       ["border_share", "corner_share", "centre_share"].map((place) => make("td", { class: "number" }, places[place] ? share(places[place], run.areas[place]) : "–")));

@@ -2,7 +2,7 @@
 let viewed = { rows: [], at: 0 };
 
 function openViewer(rows, at) {
-  viewed = { rows, at };
+  viewed = { ...viewed, rows, at };
   drawViewer();
   const dialog = byId("viewer");
   if (!dialog.open) dialog.showModal();
@@ -20,7 +20,8 @@ function drawViewer() {
     make("div", { class: "head" },
       make("div", { style: { minWidth: 0 } }, make("h1", { id: "viewer-title" }, run.images.key[row]), make("p", { class: isWrong(row) ? "wrong" : "soft" }, verdict)),
       make("div", { class: "buttons" }, button("previous", "← Previous", () => step(-1), viewed.at === 0), button("next", "Next →", () => step(1), viewed.at === viewed.rows.length - 1), button("close", "Close", () => dialog.close()))),
-    make("div", { class: "tools" }, choice("Colour scale", [["image", "own"], ["shared", "shared over all images"]], state.scale, (value) => { state.scale = value; remember(); select(); drawViewer(); })),
+    make("div", { class: "tools" }, choice("Colour scale", [["image", "own"], ["shared", "shared over all images"]], state.scale, (value) => { state.scale = value; remember(); if (current() === "gallery") select(); drawViewer(); }),
+      served ? choice("Drawn as", [["overlay", "overlay"], ["heat", "heat map"]], viewed.style ?? "overlay", (value) => { viewed.style = value; drawViewer(); }) : null),
     make("div", { class: "figures" }, figures(row)),
     make("div", { class: "scroll" }, numbers(row)));
   (focused && dialog.querySelector(`[data-name="${focused}"]:not(:disabled)`))?.focus();
@@ -31,7 +32,7 @@ function figures(row) {
   const small = cells(row, methods.map((_, m) => m), state.scale);
   const large = (source, alt) => make("div", { class: "cell" }, make("img", { src: source, alt, style: { width: "100%" } }));
   const pictures = !served ? small : [large(`original/${image}.jpg`, `photograph ${name}`)].concat(
-    methods.map((each) => large(`map/${encodeURIComponent(each.group)}/${image}.png?scale=${state.scale}`, `${each.name} of ${name}`)));
+    methods.map((each) => large(`map/${encodeURIComponent(each.group)}/${image}.png?scale=${state.scale}&style=${viewed.style ?? "overlay"}`, `${each.name} of ${name}`)));
   return pictures.map((picture, i) => make("figure", {}, picture, make("figcaption", {}, i === 0 ? `image ${image}` : methods[i - 1].expression)));
 }
 function numbers(row) {
