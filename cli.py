@@ -440,20 +440,40 @@ def cancel(job: str, address: str | None) -> None:
 
 
 @main.command()
-@run_argument
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
 @click.argument("sql")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True
+)
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the answer there and not to stdout.")
+@click.option("--tensors", metavar="FILE", help="Also write the maps of the rows found, to FILE.npz or FILE.zarr.")
 @json_option
-def query(run: str, sql: str, as_json: bool) -> None:
-    """SQL over the tables summary, images and failures of a run.
+def query(runs: tuple[str, ...], sql: str, form: str, output: str | None, tensors: str | None, as_json: bool) -> None:
+    """SQL over the tables summary, images and failures, and those that compare and report kept.
+
+    Of several runs at once, each table has a column run.
 
     Example:
       cli.py query runs/demo "select key, probability from summary order by probability limit 5"
     """
-    from jobs import overview, tables
+    from pathlib import Path
+
+    from jobs import query as answers
+    from jobs.overview import locate
     from storage.run import Run
 
-    rows = Run.open(overview.locate(run)).sql(sql).to_pylist()
-    click.echo(tables.as_json(rows)) if as_json else tables.print_rows(rows)
+    opened = {name: Run.open(locate(name)) for name in runs}
+    found = answers.ask(opened, sql)
+    form = "json" if as_json else form
+    if tensors is not None:
+        say(f"{tensors}: {', '.join(answers.save_tensors(opened, found, tensors))}")
+    if output is not None:
+        Path(output).write_bytes(answers.written(found, "csv" if form == "table" else form))
+        say(f"{output}: {found.num_rows} rows")
+    elif form == "table":
+        answers.print_table(found)
+    else:
+        click.get_binary_stream("stdout").write(answers.written(found, form))
 
 
 @main.command()
@@ -522,48 +542,54 @@ def layers(model: str, trust_checkpoint: bool, as_json: bool) -> None:
 
 @main.command()
 @run_argument
-@click.argument("images", nargs=-1, metavar="[IMAGE]...")
-@click.option("-o", "--output", required=True, help="Picture file: .png, .pdf or .svg.")
-@click.option("--where", help="SQL condition on the summary, instead of naming images.")
-@click.option("--order", help="SQL expression on the summary: the first ones are shown.")
-@click.option("--limit", type=int, help="At most so many images.")
-@click.option("--method", "methods_shown", multiple=True, help="Only this method; repeat for several.")
-@click.option("--scale", type=click.Choice(["image", "shared"]), default="image", show_default=True)
+@click.argument("images", metavar="[IMAGE]...", nargs=-1)
+@click.option("--methods", multiple=True, metavar="METHOD", help="Only these; repeat for several.")
+@click.option("--where", help='SQL condition on the summary instead of IMAGE: "prediction <> label".')
+@click.option("--order", help='SQL order of the summary: "abs_sum desc".')
+@click.option("--limit", type=int, help="At most so many images. Default with --where or --order: 12.")
+@click.option(
+    "--scale",
+    type=click.Choice(["image", "shared"]),
+    default="image",
+    show_default=True,
+    help="Full colour is each map's own strongest, or one for all that are shown.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False), default="show.png", show_default=True, help="png, pdf or svg."
+)
 def show(
     run: str,
     images: tuple[str, ...],
-    output: str,
+    methods: tuple[str, ...],
     where: str | None,
     order: str | None,
     limit: int | None,
-    methods_shown: tuple[str, ...],
     scale: Literal["image", "shared"],
+    output: str,
 ) -> None:
-    """Images of a run beside their heat maps; IMAGE is a row number or a key.
+    """Draw images of a run with their maps: one as a panel, several as a contact sheet. IMAGE is a row number or a key.
 
     Example:
-      cli.py show runs/demo 0 -o demo.png
+      cli.py show runs/demo --where "prediction <> label" --order "abs_sum desc" --limit 12 -o wrong.png
     """
     from attribution.visualization import save
     from jobs.overview import locate
     from jobs.show import show as drawn
     from storage.run import Run
 
-    figure = drawn(
-        Run.open(locate(run)), images, where=where, order=order, limit=limit, methods=methods_shown, scale=scale
-    )
-    save(figure, output)
+    opened = Run.open(locate(run))
+    save(drawn(opened, images, where=where, order=order, limit=limit, methods=methods, scale=scale), output)
     click.echo(output)
 
 
 @main.command()
 @run_argument
-@click.option("-o", "--output", help="Folder of the site. Default: RUN-report.")
+@click.option("-o", "--output", type=click.Path(file_okay=False), help="Folder of the site. Default: <run id>-report.")
 def report(run: str, output: str | None) -> None:
-    """A run as a static web page: distributions, classes, a gallery of all images.
+    """Write a run as a web page that opens from disk: distributions, classes, a gallery to filter and sort.
 
     Example:
-      cli.py report runs/demo -o demo-report
+      cli.py report runs/demo -o report
     """
     from jobs.overview import locate
     from jobs.report import write_report
@@ -572,57 +598,88 @@ def report(run: str, output: str | None) -> None:
     opened = Run.open(locate(run))
     with counting("images", opened.image_count) as count:
         page = write_report(opened, output or f"{opened.spec.get('run_id', 'run')}-report", progress=count)
-    click.echo(str(page))
+    click.echo(page)
 
 
 @main.command()
 @run_argument
-@click.argument("other", metavar="OTHER")
-@click.option("--method", "pair", multiple=True, help="Two methods, RUN's and OTHER's; default: those that both have.")
-@click.option("--movers", type=int, help="The images on which the sides differ most, instead of means by class.")
-@json_option
-def compare(run: str, other: str, pair: tuple[str, ...], movers: int | None, as_json: bool) -> None:
-    """Two runs, or two methods of one run, image by image; kept with RUN as the table comparisons.
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+def serve(run: str, port: int) -> None:
+    """The report over HTTP on this machine, its maps read when looked at, SQL in its filter box. Ends with Ctrl-C.
 
     Example:
-      cli.py compare runs/a runs/b --movers 10
+      cli.py serve runs/demo
     """
-    from jobs import compare as comparing
+    from jobs.overview import locate
+    from jobs.serve import address_of, make_server
+    from storage.run import Run
+
+    with make_server(Run.open(locate(run)), port) as server:
+        click.echo(address_of(server))
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            say("stopped")
+
+
+@main.command()
+@run_argument
+@click.argument("other", metavar="[RUN_B]", required=False)
+@click.option("--methods", nargs=2, metavar="A B", help="One method of each side. Default: those that both have.")
+@click.option("--measure", default="spearman", show_default=True, help="Of the biggest movers, and by class.")
+@click.option("--limit", type=int, default=10, show_default=True, help="So many movers.")
+@click.option("--keep/--no-keep", default=True, help="Keep the numbers with RUN as the table comparisons.")
+@json_option
+def compare(
+    run: str, other: str | None, methods: tuple[str, str] | None, measure: str, limit: int, keep: bool, as_json: bool
+) -> None:
+    """How far two runs, or two methods of one run, agree on each image.
+
+    Example:
+      cli.py compare runs/demo --methods saliency grad_cam
+    """
+    from jobs import compare as comparison
     from jobs import tables
     from jobs.overview import locate
     from storage.run import Run
 
-    if len(pair) not in (0, 2):
-        raise click.UsageError("give --method twice, RUN's and OTHER's, or not at all")
-    mine, theirs = Run.open(locate(run)), Run.open(locate(other))
-    with counting("images", mine.image_count) as count:
-        table = comparing.compare(mine, theirs, methods=(pair[0], pair[1]) if pair else None, progress=count)
-    comparing.store(mine, table)
-    rows = (comparing.movers(table, movers) if movers else comparing.by_class(table)).to_pylist()
-    click.echo(tables.as_json(rows)) if as_json else tables.print_rows(rows)
+    mine = Run.open(locate(run))
+    theirs = mine if other is None else Run.open(locate(other))
+    pairs = len(comparison.pairs(mine, theirs, methods))
+    with counting("images", pairs * mine.image_count) as count:
+        found = comparison.compare(mine, theirs, methods=methods, progress=count)
+    moved = comparison.movers(found, limit, measure).to_pylist()
+    classes = [row for row in comparison.by_class(found).to_pylist() if row["measure"] == measure]
+    if keep:
+        comparison.store(mine, found)
+        say(f"kept with {run} as the table {comparison.TABLE} (see: cli.py query -h)")
+    if as_json:
+        click.echo(tables.as_json({"by_class": classes, "movers": moved}))
+        return
+    tables.print_rows(classes, ["method", "other_method", "label", "count", "mean", "q05", "median", "q95"])
+    click.echo(f"\nbiggest movers by {measure}")
+    tables.print_rows(moved, ["image", "key", "method", "other_method", measure, "prediction", "other_prediction"])
 
 
 @main.command()
 @run_argument
-@click.argument("folder")
-@click.option(
-    "--format", "form", type=click.Choice(["npz", "npy", "png", "hdf5-virelay"]), default="npz", show_default=True
-)
-def export(run: str, folder: str, form: str) -> None:
-    """The finished maps as files of another format.
+@click.option("--format", "form", type=click.Choice(["npz", "npy", "png", "hdf5-virelay"]), required=True)
+@click.option("-o", "--output", type=click.Path(file_okay=False), default="export", show_default=True, help="Folder.")
+def export(run: str, form: str, output: str) -> None:
+    """Write a run's maps as files that other programs read.
 
     Example:
-      cli.py export runs/demo maps --format npz
+      cli.py export runs/demo --format npz -o maps
     """
     from jobs.export import export as exported
     from jobs.overview import locate
     from storage.run import Run
 
     opened = Run.open(locate(run))
-    with counting("images", opened.image_count * len(opened.arrays)) as count:
-        paths = exported(opened, folder, form, progress=count)
+    with counting("maps", opened.image_count * len(opened.arrays)) as count:
+        paths = exported(opened, output, form, progress=count)
     for path in paths:
-        click.echo(str(path))
+        click.echo(path)
 
 
 @main.command()
