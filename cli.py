@@ -448,7 +448,14 @@ def cancel(job: str, address: str | None) -> None:
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the answer there and not to stdout.")
 @click.option("--tensors", metavar="FILE", help="Also write the maps of the rows found, to FILE.npz or FILE.zarr.")
 @json_option
-def query(runs: tuple[str, ...], sql: str, form: str, output: str | None, tensors: str | None, as_json: bool) -> None:
+def query(
+    runs: tuple[str, ...],
+    sql: str,
+    form: Literal["table", "csv", "json", "parquet"],
+    output: str | None,
+    tensors: str | None,
+    as_json: bool,
+) -> None:
     """SQL over the tables summary, images and failures, and those that compare and report kept.
 
     Of several runs at once, each table has a column run.
@@ -473,7 +480,7 @@ def query(runs: tuple[str, ...], sql: str, form: str, output: str | None, tensor
     elif form == "table":
         answers.print_table(found)
     else:
-        click.get_binary_stream("stdout").write(answers.written(found, form))
+        sys.stdout.buffer.write(answers.written(found, form))
 
 
 @main.command()

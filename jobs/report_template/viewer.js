@@ -31,7 +31,7 @@ function figures(row) {
   const name = run.images.key[row];
   const small = cells(row, methods.map((_, m) => m), state.scale);
   const large = (source, alt) => make("div", { class: "cell" }, make("img", { src: source, alt, style: { width: "100%" } }));
-  const pictures = !served ? small : [large(`original/${image}.jpg`, `photograph ${name}`)].concat(
+  const pictures = !served ? small : [large(`original/${image}.png`, `photograph ${name}`)].concat(
     methods.map((each) => large(`map/${encodeURIComponent(each.group)}/${image}.png?scale=${state.scale}&style=${viewed.style ?? "overlay"}`, `${each.name} of ${name}`)));
   return pictures.map((picture, i) => make("figure", {}, picture, make("figcaption", {}, i === 0 ? `image ${image}` : methods[i - 1].expression)));
 }
