@@ -106,10 +106,9 @@ def read_target(target: Any, count: int, device: torch.device) -> Tensor | None:
     """An index, a tuple of indices, or a list or tensor of either with one for each row.  -> (N,) or (N, k)"""
     if target is None:
         return None
-    if isinstance(target, Tensor) and target.numel() == 1:
-        target = target.item()
     if isinstance(target, Tensor | np.ndarray):
-        target = target.tolist()
+        target = torch.as_tensor(target)
+        target = target.item() if target.numel() == 1 else target.tolist()
     if isinstance(target, list):
         if len(target) != count:
             raise ArgumentError(f"{len(target)} targets for {count} rows: give one for each, or one for all")

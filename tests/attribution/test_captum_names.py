@@ -1,6 +1,5 @@
-"""Captum's names are drop-in: the same signatures, classes and promises, and Captum's own table of cases gives Captum's answers."""
+"""Captum's names are drop-in: the same signatures, lineage and promises, imported only when asked for."""
 
-import copy
 import inspect
 import pickle
 import subprocess
@@ -18,8 +17,6 @@ pytestmark = [pytest.mark.captum, pytest.mark.filterwarnings("ignore")]
 
 OURS_ALONE = {"InputBaselineXGradient"}  # Captum has it, but not in captum.attr
 CLASSES = sorted(set(CAPTUM) - OURS_ALONE)
-RANDOM = {"GradientShap", "LayerGradientShap", "NeuronGradientShap"}
-"""Their draws differ from Captum's, which come from numpy's and torch's global generators; test_captum_random.py has them."""
 
 
 def parameters(function):
@@ -56,58 +53,6 @@ def test_promises_are_captums(name, model):
         assert not built(attribution, name, model, model.block, multiply_by_inputs=False).multiplies_by_inputs
     with pytest.raises(NotImplementedError, match="attribute_future"):
         ours.attribute_future()
-
-
-def cases():
-    """Captum's own table of models and arguments, one case for each class in each row."""
-    table = pytest.importorskip(
-        "captum.testing.attr.helpers.test_config", reason="Captum's wheel carries its test table"
-    )
-    for row in table.config:
-        for algorithm in row["algorithms"]:
-            if algorithm.__name__ in CAPTUM and algorithm.__name__ not in RANDOM:
-                tunnel = "-tunnel" if row.get("noise_tunnel") else ""
-                yield pytest.param(row, algorithm.__name__, id=f"{row['name']}-{algorithm.__name__}{tunnel}")
-
-
-def in_double(value):
-    if isinstance(value, torch.Tensor):
-        return value.double() if value.is_floating_point() else value
-    if isinstance(value, tuple | list):
-        return type(value)(in_double(item) for item in value)
-    return value
-
-
-def layers_of(model, names):
-    modules = dict(model.named_modules())
-    return [modules[name] for name in names] if isinstance(names, list) else modules[names]
-
-
-def answer(namespace, row, name):
-    model = copy.deepcopy(row["model"]).double()
-    layer = layers_of(model, row["layer"]) if row.get("layer") else None
-    asked = getattr(namespace, name)(*((model,) if layer is None else (model, layer)))
-    asked = namespace.NoiseTunnel(asked) if row.get("noise_tunnel") else asked
-    return asked.attribute(**{key: in_double(value) for key, value in row["attribute_args"].items()})
-
-
-def assert_same(ours, theirs, rtol=1e-6, atol=1e-8):
-    """Equal forms, shapes and numbers."""
-    assert type(ours) is type(theirs)
-    if isinstance(ours, tuple | list):
-        assert len(ours) == len(theirs)
-        for one, other in zip(ours, theirs, strict=True):
-            assert_same(one, other, rtol, atol)
-        return
-    assert ours.shape == theirs.shape
-    # Captum keeps step sizes and some results in float32
-    scale = max(1.0, float(theirs.detach().abs().max())) if theirs.numel() else 1.0
-    torch.testing.assert_close(ours.double(), theirs.detach().double(), rtol=rtol, atol=atol * scale)
-
-
-@pytest.mark.parametrize(("row", "name"), list(cases()))
-def test_captums_own_cases(row, name):
-    assert_same(answer(attribution, row, name), answer(captum, row, name))
 
 
 def test_names_are_exported_lazily():
