@@ -114,7 +114,7 @@ def map_caption(numbers: dict[str, Any] | None) -> str:
     """The target's probability where the map explains another class, the sum, and how far it misses completeness."""
     if numbers is None:
         return "no answer"
-    parts = [f"sum {numbers['attribution_sum']:.3g}"]
+    parts = [f"sum {numbers['attribution_sum']:.4g}"]
     if numbers["convergence_delta"] is not None:
         parts.append(f"completeness off by {abs(numbers['convergence_delta']):.2g}")
     if numbers["target"] is not None and numbers["target"] != numbers["prediction"]:
@@ -123,7 +123,7 @@ def map_caption(numbers: dict[str, Any] | None) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "?" if share is None else f"{100 * share:.1f} %"
+    return "?" if share is None else f"{100 * share:.1f}\u00a0%"  # never torn at a line end
 
 
 def _row(run: Run, name: str) -> int:

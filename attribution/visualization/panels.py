@@ -170,7 +170,8 @@ def overlay(image: NDArray[Any], array: Array, full: float | None = None) -> NDA
     grey = (
         70 + pixels.mean(axis=2, keepdims=True) * 0.6
     )  # a softer range, so that dark and bright places carry colour alike
-    opacity = 0.9 * np.abs(shown[:, :, None]) ** 0.7
+    # Signed maps are dots that need the help; one-sided ones have no zero to leave clear, so that a weak half would veil everything.
+    opacity = 0.9 * np.abs(shown[:, :, None]) ** (1.0 if one_sided else 0.6)
     return np.asarray((1 - opacity) * grey + opacity * tint).astype(np.uint8)
 
 

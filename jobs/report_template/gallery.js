@@ -26,9 +26,10 @@ function drawGallery(root) {
       picker("Sort by", metrics.map((name) => [name, words(name)]), metrics.includes(state.sort) ? state.sort : "image", (value) => update({ sort: value }), { id: "sort" }),
       make("fieldset", {}, make("legend", {}, "Order"), down),
       picker("of method", methods.map((each) => [each.group, each.name]), state.method, (value) => update({ method: value }), { id: "method" }),
-      picker("Class", [["", "all"], ...classIds.map((id) => [String(id), className(id)])], state.klass, (value) => update({ klass: value }), { id: "class" }),
-      choice("Prediction", [["all", "all"], ["right", "correct"], ["wrong", "wrong"]], state.correct, (value) => update({ correct: value }))),
-    make("div", { class: "tools" }, choice("Colour scale", [["image", "own"], ["shared", "shared"]], state.scale, (value) => update({ scale: value })),
+      picker("Class", [["", "all"], ...classIds.map((id) => [String(id), className(id)])], state.klass, (value) => update({ klass: value }), { id: "class" })),
+    make("div", { class: "tools" },
+      choice("Prediction", [["all", "all"], ["right", "correct"], ["wrong", "wrong"]], state.correct, (value) => update({ correct: value })),
+      choice("Colour scale", [["image", "own"], ["shared", "shared"]], state.scale, (value) => update({ scale: value })),
       make("div", { class: "chips", role: "group", "aria-label": "Columns" }, make("span", { class: "soft small" }, "Original and"),
       methods.map((each) => make("button", { type: "button", title: each.expression, "aria-pressed": String(!state.hidden.includes(each.group)), onclick: (event) => {
         const hidden = state.hidden.includes(each.group) ? state.hidden.filter((group) => group !== each.group) : [...state.hidden, each.group];

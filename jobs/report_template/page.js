@@ -25,7 +25,7 @@ function figure(value) {
   return plain.format(value);
 }
 const whole = (value) => new Intl.NumberFormat("en").format(value);
-const percent = (value) => (value === null || value === undefined ? "–" : (100 * value).toFixed(value < 0.1 || value > 0.9 ? 1 : 0) + " %");
+const percent = (value) => (value === null || value === undefined ? "–" : (100 * value).toFixed((value > 0 && value < 0.1) || (value > 0.9 && value < 1) ? 1 : 0) + "\u00a0%");
 const className = (id) => (id === null || id === undefined ? "no label" : run.classes[id] ? `${run.classes[id]}` : `class ${id}`);
 const words = (name) => name.replaceAll("_", " ");
 
