@@ -18,7 +18,7 @@ COMMITS = "commits"
 STAGING = "_staging"
 TABLES = "tables"  # derived: a run is whole without them
 
-FOLDERS = (ARRAYS, SUMMARY, FAILURES, COMMITS, STAGING)
+FOLDERS = (COMMITS, SUMMARY, FAILURES, ARRAYS, TABLES, STAGING)  # in the order in which a run is deleted
 ARRAY = "attribution"
 
 Table = Literal["summary", "failures"]

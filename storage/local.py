@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -55,17 +57,26 @@ class LocalObjects:
         return True
 
     def publish(self, source: str, key: str) -> None:
-        # A link costs nothing and cannot replace: another publisher of the same content was faster, which is as good.
+        origin, place = self.root / source, self.root / key
         try:
-            self._in_folder(key, lambda path: os.link(self.root / source, path))
-        except FileExistsError:
-            return
+            try:
+                self._in_folder(key, lambda path: os.link(origin, path))  # costs nothing and cannot replace
+            except FileExistsError:
+                # Almost always the same file, published by someone faster; renaming one name of a file to another does nothing.
+                if not origin.samefile(place):
+                    self._replace_by_link(origin, place)
         except FileNotFoundError:
             raise MissingObjectError(f"{self.uri}/{source} is not there") from None
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
             (self.root / key).unlink(missing_ok=True)
+
+    def clear(self, folder: str) -> None:
+        shutil.rmtree(self.root / folder, ignore_errors=True)
+        self.delete(entry.key for entry in self.entries(folder))  # what could not be removed says why
+        with contextlib.suppress(OSError):
+            self.root.rmdir()  # the last folder of a run that is deleted; there may be files of others
 
     def entries(self, folder: str) -> list[Entry]:
         found: list[Entry] = []
@@ -90,6 +101,11 @@ class LocalObjects:
 
     def zarr_store(self) -> Any:
         return LocalStore(self.root, read_only=True)
+
+    def _replace_by_link(self, origin: Path, place: Path) -> None:
+        partial = self.root / layout.STAGING / f"{uuid.uuid4().hex}.partial"
+        os.link(origin, partial)
+        partial.replace(place)
 
     def _append(self, found: list[Entry], entry: os.DirEntry[str]) -> None:
         try:

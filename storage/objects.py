@@ -41,10 +41,13 @@ class Objects(Protocol):
         """Write only if the key is free; False where somebody was first."""
 
     def publish(self, source: str, key: str) -> None:
-        """Make the content of source appear at key. Publishers of one key always bring the same content."""
+        """Make the content of source appear at key, in place of what may lie there; source stays."""
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove what is there of keys."""
+
+    def clear(self, folder: str) -> None:
+        """Remove everything under a folder, and the folder."""
 
     def entries(self, folder: str) -> list[Entry]:
         """Everything under a folder, at any depth; nothing where there is no such folder."""

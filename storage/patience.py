@@ -64,6 +64,9 @@ class Patient:
         wanted = list(keys)
         self._patiently("delete", wanted[0] if wanted else "", lambda: self._objects.delete(wanted))
 
+    def clear(self, folder: str) -> None:
+        self._patiently("clear", folder, lambda: self._objects.clear(folder))
+
     def entries(self, folder: str) -> list[Entry]:
         return self._patiently("list", folder, lambda: self._objects.entries(folder))
 

@@ -63,6 +63,9 @@ class RemoteObjects:
                     for key in wanted:
                         self.delete([key])
 
+    def clear(self, folder: str) -> None:
+        self.delete(entry.key for entry in self.entries(folder))
+
     def entries(self, folder: str) -> list[Entry]:
         return sorted(
             (

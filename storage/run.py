@@ -76,6 +76,10 @@ class Run:
             **form,
         )
         if objects.size(layout.RUN) is None:
+            if objects.entries(layout.COMMITS):
+                raise RunExistsError(
+                    f"{uri} holds commits of a run without {layout.RUN}: delete what is left of it first"
+                )
             for key, content in written.items():
                 objects.put(key, content)
         # Created last and exclusively: a place with a run.json is a whole run, and of two creators one wins.

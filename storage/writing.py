@@ -33,7 +33,8 @@ class UnitWriter:
         self._objects, self._record, self._run, self._rows, self._index = objects, record, run, rows, index
         self._specs = {spec.group: spec for spec in record.arrays}
         self._answered = {group: np.zeros(len(rows), dtype=bool) for group in self._specs}
-        self._maps: dict[str, np.ndarray] = {}
+        self._maps: dict[str, np.ndarray] = {}  # of groups that come in pieces, NaN where nothing came
+        self._shards: dict[str, bytes] = {}
         self._summaries: list[pa.Table] = []
         self._failures: list[Failure] = []
         self._marks: dict[str, Any] = {}
@@ -86,28 +87,35 @@ class UnitWriter:
         return len({failure.image for failure in self._failures})
 
     def _keep(self, spec: ArraySpec, local: np.ndarray, maps: np.ndarray | None) -> None:
-        if maps is None or maps.shape != (len(local), *spec.shape):
+        """Take maps as the method gives them, or as the run stores them already."""
+        form = tensors.stored(spec, self._record.store)
+        shapes = [(len(local), *each.shape) for each in (spec, form)]
+        if maps is None or maps.shape not in shapes:
             found = None if maps is None else maps.shape
-            raise StoreError(f"{spec.group}: maps of shape {found} where {(len(local), *spec.shape)} was promised")
-        kept = tensors.round_mantissa(
-            tensors.reduced(np.asarray(maps, np.float32), spec, self._record.store), self._record.keep_bits
-        )
-        if np.array_equal(local, np.arange(len(self._rows))):
-            self._maps[spec.group] = kept  # the usual case: the whole unit in order, no copy
+            raise StoreError(f"{spec.group}: maps of shape {found} where {shapes[0]} was promised")
+        exact = np.asarray(maps, np.float32)
+        if exact.shape != shapes[1]:
+            exact = tensors.reduced(exact, spec, self._record.store)
+        kept = tensors.round_mantissa(exact, self._record.keep_bits)
+        if np.array_equal(local, np.arange(len(self._rows))):  # the usual case: the whole unit at once
+            self._encode(form, kept)
             return
-        shape = (len(self._rows), *tensors.stored(spec, self._record.store).shape)
-        self._maps.setdefault(spec.group, np.full(shape, np.nan, dtype=np.float32))[local] = kept
+        if spec.group not in self._maps:
+            self._maps[spec.group] = np.full((len(self._rows), *form.shape), np.nan, dtype=np.float32)
+        self._maps[spec.group][local] = kept
+
+    def _encode(self, form: ArraySpec, maps: np.ndarray) -> None:
+        self._shards[form.group] = tensors.encode_shard(form, self._record, self.unit, maps)
 
     def _contents(self) -> dict[str, bytes]:
         """Everything this unit publishes, by final key, in the order in which it is staged."""
         contents = {}
         for spec in self._record.arrays if self._record.store != "none" else ():
             form = tensors.stored(spec, self._record.store)
-            maps = self._maps.get(spec.group)
-            if maps is None:
-                maps = np.full((len(self._rows), *form.shape), np.nan, dtype=np.float32)
-            key = layout.shard(spec.group, self.unit, len(form.shape))
-            contents[key] = tensors.encode_shard(form, self._record, self.unit, maps)
+            if spec.group not in self._shards:
+                nothing = np.full((len(self._rows), *form.shape), np.nan, dtype=np.float32)
+                self._encode(form, self._maps.pop(spec.group, nothing))
+            contents[layout.shard(spec.group, self.unit, len(form.shape))] = self._shards[spec.group]
         if self._failures:
             failed = sorted(self._failures, key=lambda each: (each.image, each.method or ""))
             contents[layout.failures_part(self.unit, self._failed_images)] = to_parquet(failure_rows(failed))

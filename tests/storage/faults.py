@@ -48,6 +48,9 @@ class Faulty:
         for key in list(keys):
             self._changing("delete", key, lambda key=key: self.objects.delete([key]))
 
+    def clear(self, folder):
+        self._changing("clear", folder, lambda: self.objects.clear(folder))
+
     def entries(self, folder):
         self._step("entries", folder)
         return self.objects.entries(folder)

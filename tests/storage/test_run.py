@@ -187,6 +187,20 @@ def test_channel_sum_keeps_one_channel_and_leaves_maps_without_channels(uri):
     np.testing.assert_array_equal(run.attributions("grad_cam")[0], map_of(CAM, 0))
 
 
+def test_maps_may_come_as_they_are_stored():
+    run, summed = (
+        make_run("memory://sum-here", store="channel_sum"),
+        make_run("memory://sum-there", store="channel_sum"),
+    )
+    for unit in run.pending():
+        write_unit(run, unit)
+        with summed.writing(unit, "a") as out:
+            for result in results(summed, unit):
+                maps = result.maps.astype(np.float64).sum(1) if result.group == "gradient_shap" else result.maps
+                out.add(Result(result.group, result.rows, maps, result.summary))
+    np.testing.assert_array_equal(summed.attributions("gradient_shap")[:], run.attributions("gradient_shap")[:])
+
+
 def test_store_none_keeps_tables_only(uri):
     run = write_all(make_run(uri, store="none"))
     assert run.summary().num_rows == 20

@@ -65,6 +65,23 @@ def test_publish_is_idempotent_and_outlives_its_source(objects):
     assert objects.entries("_staging") == []
 
 
+def test_publish_replaces_what_lies_there_from_another_source(objects):
+    objects.put("final", b"stray")
+    objects.put("_staging/1", b"content")
+    objects.publish("_staging/1", "final")
+    objects.publish("_staging/1", "final")
+    assert objects.get("final") == b"content"
+    assert [entry.key for entry in objects.entries("_staging")] == ["_staging/1"]
+
+
+def test_clear_takes_a_folder_and_no_other(objects):
+    for key in ("f/a/b", "f/c", "f2/d", "e"):
+        objects.put(key, b"")
+    objects.clear("f")
+    objects.clear("nothing")
+    assert [entry.key for entry in objects.entries("")] == ["e", "f2/d"]
+
+
 def test_entries_are_sorted_deep_and_only_of_that_folder(objects):
     for key in ("f/b", "f/a/c", "f2/x", "g"):
         objects.put(key, key.encode())
