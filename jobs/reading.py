@@ -1,133 +1,88 @@
-"""Bytes of one image, wherever they lie: (uri, offset, length) on a disk or in a bucket, and noticed when they have changed."""
+"""One reader for every kind of data set: an image's encoded bytes by (uri, offset, length), whatever holds them.
 
-import errno
-import os
-import stat
-import urllib.parse
+A uri is a path, file://, s3://, gs:// or az://, with up to one word before it that says how the file holds images:
+`parquet:COLUMN:URI` with the row as offset, and `planes:CxHxW:URI` (or `CxWxH` transposed as `planes:CxHxWt:`) for raw pixels.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, BinaryIO
+from itertools import accumulate
 
-import obstore
-from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import from_url
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-REMOTE_SCHEMES = ("s3", "gs", "az")
-# Larger than any picture that decoding would accept; keeps a mistaken file (a disk image named .jpg) out of memory.
-_BYTES_LIMIT = 2**30
-_HOPELESS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
+from jobs.places import ReadError, check_version, open_file, read_bytes
 
-
-class ReadError(ValueError):
-    """The bytes of an image can't be had, and asking again would not help: missing, changed, forbidden."""
+__all__ = ["ReadError", "parquet_uri", "planes_uri", "read"]
 
 
 def read(uri: str, offset: int | None = None, length: int | None = None, version: str | None = None) -> bytes:
-    """The bytes at `uri`, or `length` of them from `offset`; with a version, ReadError where the file is no longer that one.
+    """An image as the bytes of a file that pillow opens.
 
-    Raises OSError where asking again may help (a network disk that is away, a store that times out).
+    Raises ReadError where the image can't be had, OSError where asking again may help.
     """
-    if is_remote(uri):
-        return _read_remote(uri, offset, length, version)
-    return _read_local(local_path(uri), offset, length, version)
+    kind, _, rest = uri.partition(":")
+    detail, _, file = rest.partition(":")
+    if kind == "parquet":
+        return _parquet_row(file, detail, offset or 0, version)
+    if kind == "planes":
+        return _netpbm(read_bytes(file, offset, length, version), detail)
+    return read_bytes(uri, offset, length, version)
 
 
-def is_remote(uri: str) -> bool:
-    return uri.partition("://")[0] in REMOTE_SCHEMES
+def parquet_uri(file: str, column: str) -> str:
+    return f"parquet:{column}:{file}"
 
 
-def local_uri(path: str) -> str:
-    """The path itself, or file:// with escapes where the name is not UTF-8 and so could not stand in a table."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return "file://" + urllib.parse.quote(os.fsencode(path))
-    return path
+def planes_uri(file: str, channels: int, height: int, width: int, *, transposed: bool = False) -> str:
+    return f"planes:{channels}x{height}x{width}{'t' if transposed else ''}:{file}"
 
 
-def local_path(uri: str) -> bytes:
-    if uri.startswith("file://"):
-        return urllib.parse.unquote_to_bytes(uri.removeprefix("file://").removeprefix("localhost"))
-    return os.fsencode(uri)
+def _netpbm(planes: bytes, shape: str) -> bytes:
+    """Raw planes of 8 bits as a portable pixmap, the simplest file that pillow opens."""
+    channels, height, width = map(int, shape.removesuffix("t").split("x"))
+    order = (2, 1, 0) if shape.endswith("t") else (1, 2, 0)
+    stored = (channels, width, height) if shape.endswith("t") else (channels, height, width)
+    pixels = np.frombuffer(planes, np.uint8).reshape(stored).transpose(order)
+    return b"P%d %d %d 255\n" % (5 if channels == 1 else 6, width, height) + pixels.tobytes()
 
 
-def local_version(status: os.stat_result) -> str:
-    return f"{status.st_size}-{status.st_mtime_ns}"
+def _parquet_row(file: str, column: str, row: int, version: str | None) -> bytes:
+    starts = _row_group_starts(file, version)
+    group = bisect_right(starts, row) - 1
+    value = _row_group(file, version, column, group)[row - starts[group]].as_py()
+    if value is None:
+        raise ReadError(f"row {row} has no image bytes in column {column}")
+    return bytes(value)
 
 
-def remote_version(meta: Any) -> str:
-    """The ETag, or size and time where the store has none."""
-    return meta["e_tag"] or f"{meta['size']}-{meta['last_modified'].timestamp()}"
+@lru_cache(maxsize=64)
+def _row_group_starts(file: str, version: str | None) -> list[int]:
+    with _parquet(file, version) as parquet:
+        sizes = [parquet.metadata.row_group(number).num_rows for number in range(parquet.metadata.num_row_groups)]
+    return [0, *accumulate(sizes[:-1])]
 
 
-def bucket(uri: str) -> tuple[Any, str]:
-    """The store of a remote URI, kept open (credentials come from the environment), and the path within it."""
-    scheme, _, rest = uri.partition("://")
-    name, _, path = rest.partition("/")
-    return _store(f"{scheme}://{name}"), path
+# Neighbouring rows are asked for together; two groups serve a shard that lies across a border.
+@lru_cache(maxsize=2)
+def _row_group(file: str, version: str | None, column: str, group: int) -> pa.ChunkedArray:
+    with _parquet(file, version) as parquet:
+        values = parquet.read_row_group(group, columns=[column]).column(0)
+    for name in column.split(".")[1:]:
+        values = pc.struct_field(values, name)
+    return values
 
 
-@lru_cache(maxsize=8)
-def _store(root: str) -> Any:
-    return from_url(root, client_options={"timeout": "60s", "connect_timeout": "5s"})
-
-
-def _read_local(path: bytes, offset: int | None, length: int | None, version: str | None) -> bytes:
-    with _opened(path) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ReadError("not a regular file")
-        _check_version(version, local_version(status))
-        start, count = (0, status.st_size) if offset is None or length is None else (offset, length)
-        _check_length(count)
-        file.seek(start)
-        return _whole(file.read(count), count)
-
-
-def _opened(path: bytes) -> BinaryIO:
-    try:
-        # A named pipe would make a plain open wait for ever.
-        return open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
-    except (OSError, ValueError) as error:
-        if isinstance(error, ValueError) or error.errno in _HOPELESS:
-            raise ReadError(_reason(error)) from None
-        raise
-
-
-def _read_remote(uri: str, offset: int | None, length: int | None, version: str | None) -> bytes:
-    options: Any = {} if offset is None or length is None else {"range": (offset, offset + length)}
-    if length == 0 and offset is not None:
-        return b""  # an empty range is an error to object stores
-    try:
-        store, path = bucket(uri)
-        answer = obstore.get(store, path, options=options)
-        _check_version(version, remote_version(answer.meta))
-        count = answer.meta["size"] if length is None or offset is None else length
-        _check_length(count)
-        return _whole(bytes(answer.bytes()), count)
-    except (FileNotFoundError, NotFoundError, PermissionDeniedError, UnauthenticatedError) as error:
-        raise ReadError(_reason(error)) from None
-    except BaseError as error:
-        raise OSError(_reason(error)) from error
-
-
-def _check_version(expected: str | None, actual: str) -> None:
-    if expected is not None and expected != actual:
-        raise ReadError(
-            f"changed since it was indexed: was {expected}, is {actual}; submit to a new output to index it again"
-        )
-
-
-def _check_length(count: int) -> None:
-    if count > _BYTES_LIMIT:
-        raise ReadError(f"{count} bytes are too many for one image (limit {_BYTES_LIMIT})")
-
-
-def _whole(content: bytes, count: int) -> bytes:
-    if len(content) != count:
-        raise ReadError(f"ends after {len(content)} of {count} bytes")
-    return content
-
-
-def _reason(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return (text.strip().split("\n", 1)[0] or type(error).__name__)[:300]
+@contextmanager
+def _parquet(file: str, version: str | None) -> Iterator[pq.ParquetFile]:
+    opened, actual = open_file(file)
+    with opened:
+        check_version(version, actual)
+        try:
+            yield pq.ParquetFile(opened)
+        except pa.ArrowInvalid as error:
+            raise ReadError(f"no whole Parquet file: {error}") from error

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from moto_server import s3  # noqa: F401  # a fixture
 from torch import Tensor, nn
 
 

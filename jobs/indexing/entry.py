@@ -17,7 +17,7 @@ SCHEMA = pa.schema(
         pa.field("offset", pa.int64()),  # null: the whole file
         pa.field("length", pa.int64()),  # bytes, where known
         pa.field("label", pa.int32()),
-        pa.field("version", pa.string()),  # of the file that holds the bytes, see jobs.reading
+        pa.field("version", pa.string()),  # of the file that holds the bytes, see jobs.places
     ]
 )
 _BATCH = 65_536  # entries that exist as Python objects at a time
@@ -40,9 +40,9 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What a kind of data set yields: entries in any order, and where its labels and names come from."""
+    """A whole data set as one kind of indexer found it, and where its labels and names come from."""
 
-    entries: Iterable[Entry]
+    table: pa.Table  # of SCHEMA, sorted and numbered
     name: str
     label_source: str | None = None
     class_names: tuple[str, ...] | None = None

@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobs.indexing.entry import DatasetError, Entry, Source
+from jobs.indexing.entry import DatasetError, Entry, Source, to_table
 from jobs.indexing.imagenet_classes import class_names
 
 # File -> ImageNet class where anybody looking at the photograph would name that one, else None: ImageNet has no astronaut, coins or
@@ -35,7 +35,7 @@ def index_sample() -> Source:
             "the sample data set needs the sample extra: pip install 'ascribe[sample]'; or pass a folder of images"
         )
     return Source(
-        entries=_entries(Path(package.origin).parent / "data"),
+        table=to_table(_entries(Path(package.origin).parent / "data")),
         name="sample",
         label_source="by eye",
         class_names=class_names(),

@@ -1,34 +1,85 @@
-"""Images in tar archives, found by reading the headers only."""
+"""Tar archives of images, as ImageNet and WebDataset publish them, indexed by reading headers (and label members) only."""
 
-import os
+import json
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from jobs.indexing.entry import DatasetError, Entry
-from jobs.indexing.folder import is_image
-from jobs.reading import local_uri, local_version
+from jobs.indexing.listing import IMAGE_SUFFIXES, suffix
+from jobs.places import ReadError, open_file
 
 _BLOCK = 512
+_LABEL_MEMBER_LIMIT = 2**20  # a label of more bytes is something else
+_JSON_LABELS = ("label", "cls", "class", "target")
+# Archives in a bucket are read many at a time: each header costs a round trip.
+_THREADS = 16
 
 
-def tar_entries(path: str) -> Iterator[Entry]:
-    """The images of a plain tar file at an absolute path; key is the name within it."""
-    uri = local_uri(path)
-    with open(path, "rb") as file:  # noqa: PTH123  # a path may hold bytes that are no text
-        version = local_version(os.fstat(file.fileno()))
-        for member in members(file, path):
-            if is_image(member.name):
-                yield Entry(member.name, uri, member.offset_data, member.size, version=version)
+def tar_entries(archives: list[Entry]) -> Iterator[Entry]:
+    """The images of every archive, labelled by their sample's .cls or .json; keys start with the archive where there are several."""
+    prefixes = [f"{archive.key}/" if len(archives) > 1 else "" for archive in archives]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for prefix, entries in zip(
+            prefixes, pool.map(lambda archive: list(_entries(archive.uri)), archives), strict=True
+        ):
+            for entry in entries:
+                yield entry._replace(key=prefix + entry.key)
 
 
-def members(file: Any, place: str) -> Iterator[tarfile.TarInfo]:
+def _entries(uri: str) -> Iterator[Entry]:
+    try:
+        file, version = open_file(uri)
+    except ReadError as error:
+        raise DatasetError(f"{uri}: {error}") from error
+    with file:
+        for _, sample in groupby(_members(file, uri), key=lambda member: _sample_name(member.name)):
+            parts = [(member, _label(file, member, uri)) for member in sample]
+            label = next((label for _, label in parts if label is not None), None)
+            for member in _images([member for member, _ in parts]):
+                yield Entry(member.name, uri, member.offset_data, member.size, label, version)
+
+
+def _sample_name(name: str) -> str:
+    """WebDataset's rule: the members of a sample share their name up to the first dot."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.partition(".")[0]
+
+
+def _images(members: list[tarfile.TarInfo]) -> list[tarfile.TarInfo]:
+    """Of `7.jpg` and `7.mask.png` the first; all where none or each has an inner dot."""
+    images = [member for member in members if suffix(member.name) in IMAGE_SUFFIXES]
+    plain = [member for member in images if member.name.rpartition("/")[2].count(".") == 1]
+    return plain or images
+
+
+def _label(file: BinaryIO, member: tarfile.TarInfo, place: str) -> int | None:
+    kind = suffix(member.name)
+    if kind not in {"cls", "json"} or member.size > _LABEL_MEMBER_LIMIT:
+        return None
+    file.seek(member.offset_data)
+    text = file.read(member.size)
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text.decode(errors="replace").strip()
+    if isinstance(value, dict):
+        value = next((value[name] for name in _JSON_LABELS if name in value), None)
+    if value is not None and (type(value) is not int or not 0 <= value < 2**31):
+        raise DatasetError(f"{place}: label {value!r} of {member.name} is no class index (0, 1, 2, ...)")
+    return value
+
+
+def _members(file: Any, place: str) -> Iterator[tarfile.TarInfo]:
     """Every regular file of an archive in its order; names that lead out of it, and damage, are refused."""
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]  # typeshed leaves it out. tarfile keeps every header; a million of them would not be flat memory
+                # tarfile keeps every header; of a million that would not be flat memory.
+                archive.members.clear()  # type: ignore[attr-defined]  # typeshed leaves it out
                 if member.isreg():
                     yield _checked(member, place)
             _check_end(file, archive.offset, place)
@@ -62,5 +113,4 @@ def _check_end(file: Any, offset: int, place: str) -> None:
 
 def _is_compressed(file: Any) -> bool:
     file.seek(0)
-    start = bytes(file.read(6))
-    return start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
+    return bytes(file.read(6)).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
