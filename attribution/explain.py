@@ -18,6 +18,7 @@ from attribution.evaluate import Pass, evaluate
 from attribution.hooks import Parts, Place, Visit, visiting
 from attribution.images import Images, Normalisation
 from attribution.method import completeness_delta
+from attribution.methods.regional import Regional
 from attribution.noise import Draws
 from attribution.passes import Passes
 from attribution.question import Neuron, Question
@@ -112,17 +113,26 @@ def resolve(question: Question, model: nn.Module, example: Tensor) -> Question:
     if question.of is not None:
         with torch.no_grad():
             _neuron(model, question.of, explained.dtype)(example)
-    output_shape(question, model, example)
+    shape = _feature_shape(question, _site(question, model, explained, Passes()), example)
+    question.method.map_shape(shape)
+    if isinstance(question.method, Regional):
+        question.method.mask(
+            shape, Images(example, ("example",), torch.full((1,), -1), mask=torch.zeros(1, *shape).long())
+        )
     return question
 
 
 def output_shape(question: Question, model: nn.Module, example: Tensor) -> tuple[int, ...]:
     """The shape of one image's attribution, from one forward pass at most.  example (1, C, H, W)"""
     site = _site(question, model, Score(model=model, dtype=_dtype_to_cast(model, example)), Passes())
+    return question.method.map_shape(_feature_shape(question, site, example))
+
+
+def _feature_shape(question: Question, site: Site, example: Tensor) -> tuple[int, ...]:
     parts = parts_of(site.features(example))
     if len(parts) != 1:
         raise LayerError(f"layer {question.at!r} has {len(parts)} tensors: name a layer inside it")
-    return question.method.map_shape(tuple(parts[0].shape[1:]))
+    return tuple(parts[0].shape[1:])
 
 
 def last_convolution(model: nn.Module, example: Tensor) -> str:
@@ -189,7 +199,7 @@ class _Asking:
         site = _site(question, self.model, explained, self.passes)
         if self.seen is not None and question.is_aimed and len(images) == len(self.images):
             site = Known(site, x, explained.of(self.seen.logits).to(x.dtype))
-        needs = _needs(question, images, Draws(self.seed, images.keys))
+        needs = _needs(question, site, images, Draws(self.seed, images.keys))
         attribution = question.asked.attribute(site, x, **needs)
         delta = completeness_delta(question.asked, site, x, attribution, **needs)
         return parts_of(attribution)[0], delta
@@ -219,10 +229,13 @@ class _Asking:
         return Answer(question, tensor.detach(), answered, target, probability, delta, None, seconds)
 
 
-def _needs(question: Question, images: Images, draws: Draws) -> dict[str, Any]:
+def _needs(question: Question, site: Site, images: Images, draws: Draws) -> dict[str, Any]:
     """What the method asks for, by name."""
     wanted = question.asked.needs() | question.method.needs()
     needs: dict[str, Any] = {"draws": draws} if "draws" in wanted else {}
+    if isinstance(question.method, Regional):
+        shape = _feature_shape(question, site, images.pixels[:1])
+        needs["mask"] = question.method.mask(shape, images)
     if question.baseline is not None:
         baselines: Baselines = make_baselines(parse_baselines(question.baseline), images, draws)
         needs |= {"baseline": baselines.members[0]} if "baseline" in wanted else {"baselines": baselines}

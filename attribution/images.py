@@ -18,12 +18,18 @@ class Normalisation:
         mean, std = torch.tensor(self.mean, dtype=torch.float64), torch.tensor(self.std, dtype=torch.float64)
         return ((level - mean) / std).reshape(-1, 1, 1)
 
+    def pixels(self, normalised: Tensor) -> Tensor:
+        """The values in [0, 1] again.  (N, C, H, W)"""
+        mean, std = (torch.tensor(level).to(normalised).reshape(-1, 1, 1) for level in (self.mean, self.std))
+        return normalised * std + mean
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Images:
     """A shard's images: pixels (N, C, H, W) normalised, their keys, labels (N,) with -1 where there is none.
 
-    `references` (K, C, H, W) and `mean` (C, H, W) serve the baselines of these names, normalised likewise.
+    `references` (K, C, H, W) and `mean` (C, H, W) serve the baselines of these names, normalised likewise; `mask`
+    (N or 1, ...) of whole numbers serves the regions of this name.
     """
 
     pixels: Tensor
@@ -32,6 +38,7 @@ class Images:
     normalisation: Normalisation = Normalisation()
     references: Tensor | None = None
     mean: Tensor | None = None
+    mask: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -39,4 +46,7 @@ class Images:
     def rows(self, index: Tensor) -> "Images":
         """Those images only."""
         keys = tuple(self.keys[i] for i in index.tolist())
-        return replace(self, pixels=self.pixels[index], keys=keys, labels=self.labels[index.to(self.labels.device)])
+        mask = self.mask if self.mask is None or len(self.mask) == 1 else self.mask[index.to(self.mask.device)]
+        return replace(
+            self, pixels=self.pixels[index], keys=keys, labels=self.labels[index.to(self.labels.device)], mask=mask
+        )

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from attribution.bundle import Features, expanded, row_sum
+from attribution.errors import AttributionError
 from attribution.hooks import Place
 from attribution.passes import Passes
 from attribution.score import NeuronScore, Score
@@ -60,6 +61,12 @@ class Method(ABC):
         if listed:
             METHODS[cls.method_name()] = cls
             SHORT_NAMES.update(dict.fromkeys(cls.short, cls.method_name()))
+
+    def __post_init__(self) -> None:
+        """Refuse counts below one; subclasses check the rest."""
+        for name in self.parameters():
+            if name.startswith("n_") and getattr(self, name) < 1:
+                raise AttributionError(f"{self.method_name()}({name}={getattr(self, name)}): at least 1 is needed")
 
     @abstractmethod
     def attribute(self, site: Site, x: Features, *args: Any, **needs: Any) -> Features:

@@ -47,6 +47,13 @@ class Draws:
             [torch.randint(high, (), generator=self.generator(key, "integer", draw)) for key in self.keys]
         )
 
+    def table(self, counts: Tensor, draw: int) -> Tensor:
+        """`counts[i]` numbers in [0, 1) for image i, and 2 behind them, on the CPU.  (N,) -> (N, max count)"""
+        table = torch.full((len(self.keys), int(counts.max())), 2.0)
+        for row, key, count in zip(table, self.keys, counts.tolist(), strict=True):
+            row[:count] = torch.rand(count, generator=self.generator(key, "table", draw))
+        return table
+
     def generator(self, key: str, kind: str, draw: int, device: torch.device | str = "cpu") -> torch.Generator:
         """A generator of its own for one image, kind of number and draw."""
         identity = f"{self.seed}\0{key}\0{self.path}\0{kind}\0{draw}".encode()

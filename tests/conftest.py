@@ -1,9 +1,13 @@
 """Shared by all tests: small models in float64 and small images, seeded."""
 
+import hypothesis
 import pytest
 import torch
 from moto_server import s3  # noqa: F401  # a fixture
 from torch import Tensor, nn
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # timings never decide a test
+hypothesis.settings.load_profile("untimed")
 
 
 class Convolutional(nn.Module):

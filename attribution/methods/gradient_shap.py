@@ -30,16 +30,19 @@ class GradientShap(Method):
     multiply_by_inputs: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_stdev(self.stdev)
 
     def attribute(self, site: Site, x: Features, baselines: Baselines, draws: Draws) -> Features:
-        total = torch.zeros(())
+        total, near, end = torch.zeros(()), x, site.features(x)
         for draw in range(self.n_samples):
-            near = noisy(x, self.stdev, draws, draw) if self.stdev else x
+            if self.stdev:
+                near = noisy(x, self.stdev, draws, draw)
+                end = site.features(near)
             baseline = baselines.pick(draws.integers(len(baselines), draw), x)
             alpha = draws.uniform(draw, like=parts_of(x)[0])
             gradient = site.gradient(baseline + scaled(alpha, near - baseline))
-            distance = site.features(near) - site.features(baseline) if self.multiply_by_inputs else 1
+            distance = end - site.features(baseline) if self.multiply_by_inputs else 1
             total = total + distance * gradient
         return total / self.n_samples
 

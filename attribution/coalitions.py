@@ -1,0 +1,36 @@
+"""Images of which some regions are kept and the others replaced, and credit for regions spread over their features."""
+
+import torch
+from torch import Tensor
+
+from attribution.bundle import Features, bundled, parts_of
+
+
+def region_counts(mask: Features, rows: int) -> Tensor:
+    """How many regions each image has, on the CPU; some images may have fewer than others.  -> (rows,)"""
+    counts = torch.stack([part.flatten(1).amax(1) for part in parts_of(mask)]).amax(0) + 1
+    return counts.cpu().expand(rows)
+
+
+def without(region: int, mask: Features, x: Features, reference: Features) -> Features:
+    """X with one region of every image replaced by the reference's."""
+    together = zip(parts_of(mask), parts_of(x), parts_of(reference), strict=True)
+    return bundled([torch.where(where == region, other, part) for where, part, other in together])
+
+
+def composed(kept: Tensor, mask: Features, x: Features, reference: Features) -> Features:
+    """The kept regions of each image from x, the others from the reference.  kept (N, regions) bool"""
+    together = zip(parts_of(mask), parts_of(x), parts_of(reference), strict=True)
+    return bundled([torch.where(_by_feature(kept, where), part, other) for where, part, other in together])
+
+
+def credited(values: Tensor, mask: Features, like: Features) -> Features:
+    """Every feature gets what its region got.  values (N, regions) -> (N, *features)"""
+    together = zip(parts_of(mask), parts_of(like), strict=True)
+    return bundled([_by_feature(values, where).expand_as(part).contiguous() for where, part in together])
+
+
+def _by_feature(values: Tensor, mask: Tensor) -> Tensor:
+    """(N, regions), (1 or N, *features) -> (N, *features)"""
+    regions = mask.flatten(1).expand(len(values), -1)
+    return values.to(mask.device).gather(1, regions).reshape(len(values), *mask.shape[1:])
