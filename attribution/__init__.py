@@ -31,6 +31,9 @@ CAPTUM_NAMES = (
     "PerturbationAttribution",
     "ProductBaselines",
     "Saliency",
+    "infidelity",
+    "infidelity_perturb_func_decorator",
+    "sensitivity_max",
 )
 __all__ = [*CAPTUM_NAMES]  # noqa: PLE0604  # one list
 

@@ -7,12 +7,19 @@ Captum, and why. `from attribution import IntegratedGradients` is the same class
 from typing import Any
 
 from attribution.captum_names.classes import build
+from attribution.captum_names.metrics import infidelity, infidelity_perturb_func_decorator, sensitivity_max
 from attribution.captum_names.product_baselines import ProductBaselines
 
 CLASSES = build()
 globals().update(CLASSES)
 
-__all__ = ["ProductBaselines", *CLASSES]  # noqa: PLE0604  # names from the table
+__all__ = [  # noqa: PLE0604  # names from the table
+    "ProductBaselines",
+    "infidelity",
+    "infidelity_perturb_func_decorator",
+    "sensitivity_max",
+    *CLASSES,
+]
 
 
 def __getattr__(name: str) -> Any:

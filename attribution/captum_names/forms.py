@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -191,12 +191,23 @@ def each(function: Callable[..., Any], *values: Any) -> Any:
     raise ArgumentError(f"the method returns a {type(values[0]).__name__}, not tensors")
 
 
-def repeated(value: Any, count: int, times: int) -> Any:
-    """A value that belongs to `count` rows, each of them `times` times in a row; anything else as it is."""
+BY_ROW = ("target", "baselines", "additional_forward_args", "feature_mask")
+"""The arguments of Captum's methods that may hold something for each row."""
+
+
+def repeated(arguments: Mapping[str, Any], count: int, times: int) -> dict[str, Any]:
+    """The arguments for inputs of which each of `count` rows stands `times` times in a row."""
+    copied = {name: _repeated(value, count, times) for name, value in arguments.items() if name in BY_ROW}
+    if isinstance(arguments.get("target"), list):
+        copied["target"] = [target for target in arguments["target"] for _ in range(times)]
+    return {**arguments, **copied}
+
+
+def _repeated(value: Any, count: int, times: int) -> Any:
     if isinstance(value, Tensor):
         return value.repeat_interleave(times, 0) if value.dim() > 0 and len(value) == count else value
     if isinstance(value, tuple):
-        return tuple(repeated(item, count, times) for item in value)
+        return tuple(_repeated(item, count, times) for item in value)
     return value
 
 

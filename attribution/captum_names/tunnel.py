@@ -63,13 +63,10 @@ class Tunnel:
 
     def _copied(self, inputs: forms.Inputs, arguments: Mapping[str, Any], samples: range) -> dict[str, Any]:
         """The arguments of one call: the copies of a row stand one after the other."""
-        count, times = len(inputs), len(samples)
-        copied = {name: forms.repeated(value, count, times) for name, value in arguments.items() if name in BY_ROW}
-        if isinstance(arguments.get("target"), list):
-            copied["target"] = [target for target in arguments["target"] for _ in samples]
+        copied = forms.repeated(arguments, len(inputs), len(samples))
         if self.draws_baselines and arguments.get("baselines") is not None:
             copied["baselines"] = self._drawn(forms.read_distribution(arguments["baselines"], inputs), samples)
-        return {**arguments, **copied, "inputs": self._noisy(inputs, samples)}
+        return {**copied, "inputs": self._noisy(inputs, samples)}
 
     def _noisy(self, inputs: forms.Inputs, samples: range) -> forms.Tensors:
         noisy = tuple(
@@ -88,9 +85,6 @@ class Tunnel:
             choice = torch.stack([draws.integers(len(rows), sample) for sample in samples], 1)  # (N, samples)
             drawn.append(rows[choice.flatten().to(rows.device)])
         return tuple(drawn)
-
-
-BY_ROW = ("target", "baselines", "additional_forward_args", "feature_mask")
 
 
 def _with_noise(part: Tensor, stdev: float, draws: Draws, samples: range) -> Tensor:

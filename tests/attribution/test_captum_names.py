@@ -73,3 +73,10 @@ def test_the_method_behind_the_decorator(name, model, x):
     assert pickle.loads(pickle.dumps(kind)) is kind
     asked = attribution.Saliency(model)
     assert torch.equal(asked.attribute.__wrapped__(asked, x, target=1), asked.attribute(x, 1))
+
+
+@pytest.mark.parametrize("name", ["infidelity", "infidelity_perturb_func_decorator", "sensitivity_max"])
+def test_functions_have_captums_signatures(name):
+    import captum.metrics
+
+    assert parameters(getattr(attribution, name)) == parameters(getattr(captum.metrics, name))
