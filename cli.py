@@ -527,6 +527,23 @@ def models(as_json: bool) -> None:
 
 
 @main.command()
+@json_option
+def datasets(as_json: bool) -> None:
+    """What --dataset understands.
+
+    Example:
+      cli.py datasets
+    """
+    from dataclasses import asdict
+
+    from jobs import tables
+    from jobs.datasets import known_datasets
+
+    rows = [asdict(known) for known in known_datasets()]
+    click.echo(tables.as_json(rows)) if as_json else tables.print_rows(rows)
+
+
+@main.command()
 @click.argument("model")
 @click.option("--trust-checkpoint", is_flag=True, help="Load checkpoints that need pickle: they can run code.")
 @json_option

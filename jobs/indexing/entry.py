@@ -1,6 +1,7 @@
 """One image of a data set before it has a number, and the table that many of them become."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +21,7 @@ SCHEMA = pa.schema(
         pa.field("version", pa.string()),  # of the file that holds the bytes, see jobs.places
     ]
 )
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BATCH = 65_536  # entries that exist as Python objects at a time
 
 
@@ -47,6 +49,11 @@ class Source:
     label_source: str | None = None
     class_names: tuple[str, ...] | None = None
     licence: str | None = None
+
+
+def printable(name: str) -> str:
+    """A name from outside without control characters (written out in hexadecimal), which could rewrite a terminal or split a table's row."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", name)
 
 
 def to_table(entries: Iterable[Entry]) -> pa.Table:
@@ -80,7 +87,7 @@ def index_digest(table: pa.Table) -> str:
 
 
 def _batches(entries: Iterator[Entry], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    while chunk := list(islice(entries, _BATCH)):
+    while chunk := [entry._replace(key=printable(entry.key)) for entry in islice(entries, _BATCH)]:
         columns = zip(*chunk, strict=True)
         yield pa.record_batch(
             [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema

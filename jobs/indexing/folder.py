@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.indexing.entry import SCHEMA, DatasetError, Source
+from jobs.indexing.entry import SCHEMA, DatasetError, Source, printable
 from jobs.indexing.imagenet_classes import class_names, label_of_wnid
 from jobs.indexing.listing import Place
 
@@ -33,7 +33,7 @@ def label_by_class_folder(table: pa.Table, folders: Sequence[str], name: str) ->
     if not pc.all(pc.match_substring(table["key"], "/")).as_py():
         return Source(table=table, name=name)
     top = pc.replace_substring_regex(table["key"], _TOP_FOLDER, "")
-    found = sorted({*folders, *pc.unique(top).to_pylist()})
+    found = sorted({*map(printable, folders), *pc.unique(top).to_pylist()})
     wnids = label_of_wnid()
     if all(folder in wnids for folder in found):
         labels, names, source = wnids, class_names(), "class folders (ImageNet wnids)"

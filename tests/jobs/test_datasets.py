@@ -22,7 +22,7 @@ from PIL import Image
 
 from jobs.datasets import DatasetError, index_dataset, known_datasets
 from jobs.images import Preprocessing, decode_rows
-from jobs.indexing.entry import SCHEMA, Entry, index_digest, to_table
+from jobs.indexing.entry import SCHEMA, Entry, index_digest, printable, to_table
 from jobs.indexing.imagenet_classes import class_names, label_of_ilsvrc_id, label_of_wnid
 from jobs.indexing.listing import translate
 from jobs.places import bucket, open_file
@@ -63,7 +63,7 @@ class TestIndex:
     @given(st.lists(st.text(min_size=1), unique=True), st.randoms())
     def test_is_sorted_by_code_point_and_numbered_whatever_the_order(self, keys, shuffled):
         """Of any text: hypothesis brings characters beyond 16 bits, which UTF-16 would sort otherwise."""
-        entries = [Entry(key, f"/x/{key}") for key in keys if _is_text(key)]
+        entries = [Entry(key, f"/x/{key}") for key in {printable(key) for key in keys if _is_text(key)}]
         table = to_table(entries)
         assert table["key"].to_pylist() == sorted(entry.key for entry in entries)
         assert table["image"].to_pylist() == list(range(len(entries)))
@@ -168,11 +168,18 @@ class TestFolder:
         write(tmp_path, "a [1].png", "50%.png", "x#y?.png", "new\nline.png")
         index = index_dataset(str(tmp_path)).index
         assert sorted(index["key"].to_pylist()) == sorted(
-            ["a [1].png", "50%.png", "x#y?.png", "new\nline.png", "caf\\xe9.png"]
+            ["a [1].png", "50%.png", "x#y?.png", r"new\x0aline.png", "caf\\xe9.png"]
         )
         assert sorted(numbers(index)) == [0, 1, 2, 3, 3]
         write(tmp_path / "folder [2020]", "a.png")
         assert len(index_dataset(str(tmp_path / "folder [2020]")).index) == 1
+
+    def test_names_can_not_write_to_a_terminal(self, tmp_path):
+        write(tmp_path, "\x1b[31mred/a\n.png", "b/\x9b.png")
+        dataset = index_dataset(str(tmp_path))
+        assert labels(dataset.index) == {r"\x1b[31mred/a\x0a.png": 0, r"b/\x9b.png": 1}
+        assert dataset.class_names == (r"\x1b[31mred", "b")
+        assert numbers(dataset.index) == [0, 1]
 
     def test_one_image(self, tmp_path):
         write(tmp_path, "a.jpg", "b.jpg")
