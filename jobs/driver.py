@@ -43,6 +43,7 @@ from jobs.events import (
 from jobs.metrics import recorder
 from jobs.preprocessing import Preprocessing
 from jobs.progress import Rate, Snapshot
+from jobs.retry import Limits
 from jobs.schedule import Policy, State
 from jobs.spec import RunSpec
 from jobs.worker import Outcome, Report
@@ -99,9 +100,14 @@ class Driver:
     """Works a run to its end in a process that has joined Ray."""
 
     def __init__(
-        self, run: Run, spec: RunSpec, watch: Watch | None = None, stop: threading.Event | None = None
+        self,
+        run: Run,
+        spec: RunSpec,
+        watch: Watch | None = None,
+        stop: threading.Event | None = None,
+        limits: Limits | None = None,
     ) -> None:
-        self._run, self._spec = run, spec
+        self._run, self._spec, self._limits = run, spec, limits or Limits()
         self._watch, self._stop = watch or Watch(), stop or threading.Event()
         self._hands = _Hands()
         self._record = run.spec
@@ -135,6 +141,7 @@ class Driver:
             workers=room.workers,
             image_bytes=3 * height * width,
             window_bytes=room.window_bytes,
+            limits=self._limits,
             max_failures=self._spec.max_failures,
             stall_timeout_s=self._spec.stall_timeout_s,
             deadline_s=self._spec.shard_timeout_s,

@@ -1,10 +1,12 @@
 """The worker: an actor that holds the model, attributes shards and commits them itself; maps never travel through Ray."""
 
+import os
 import platform
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -19,7 +21,6 @@ from jobs.planning import load_score
 from jobs.retry import Fault
 from jobs.shard import Inquiry, attribute_shard
 from jobs.spec import RunSpec, SpecError
-from storage.errors import StoreError
 from storage.records import Failure, Result
 from storage.run import Run
 
@@ -77,11 +78,11 @@ class Worker:
         self._current = _Current()
         self._stop = threading.Event()
 
-    def ready(self) -> dict[str, str]:
+    def ready(self) -> dict[str, Any]:
         """Load everything; what fails here is reported as this call's error."""
         return self._thread.submit(self._load).result()  # torch keeps the number of threads per thread
 
-    def _load(self) -> dict[str, str]:
+    def _load(self) -> dict[str, Any]:
         self._run = Run.open(self._uri)
         record = self._run.spec
         spec = RunSpec.from_json(record)
@@ -113,9 +114,13 @@ class Worker:
         name = (
             torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
         )
-        said = {"device": f"{device.type} {name}".strip(), "node": platform.node()}
-        self._marks = {**said, "versions": versions()}
-        return said
+        self._marks = {
+            "device": f"{device.type} {name}".strip(),
+            "node": platform.node(),
+            "versions": versions(),
+        }
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        return {"device": self._marks["device"], "node": platform.node(), "pid": os.getpid(), "gpus": visible}
 
     def report(self) -> Report:
         current = self._current
@@ -131,16 +136,17 @@ class Worker:
         computed = _Computed()
         try:
             self._thread.submit(self._compute, ticket, images, computed).result()
-            started = time.perf_counter()
-            if not piece.is_probe:
-                self._write(ticket, piece, keys, computed)
         except Stopped:
             return Outcome(ticket=ticket, fault=Fault("lost", "attribute", "the run was stopped"))
-        except StoreError as error:
-            return Outcome(ticket=ticket, fault=Fault("store", "write", one_line(error)))
         except Exception as error:  # noqa: BLE001  # whatever a model or a method raises concerns this shard only
             fault = Fault("raised", "attribute", one_line(error))
             return Outcome(ticket=ticket, fault=fault, is_fatal=_spoils_the_device(error))
+        started = time.perf_counter()
+        try:
+            if not piece.is_probe:
+                self._write(ticket, piece, keys, computed)
+        except Exception as error:  # noqa: BLE001  # the store's fault, and never an image's
+            return Outcome(ticket=ticket, fault=Fault("store", "write", one_line(error)))
         return computed.outcome(ticket, piece, time.perf_counter() - started)
 
     def _compute(self, ticket: int, images: ShardImages, computed: "_Computed") -> None:
