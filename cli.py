@@ -423,20 +423,23 @@ def logs(run: str, address: str | None, tail: int | None) -> None:
 
 
 @main.command()
-@click.argument("job", metavar="JOB")
+@run_argument
 @address_option
-def cancel(job: str, address: str | None) -> None:
-    """Stop a cluster's job. It finishes the shards it is committing; the same submit resumes the run.
+def cancel(run: str, address: str | None) -> None:
+    """Stop a run, or a cluster's job. It finishes the shards it is committing; the same submit resumes the run.
 
     Example:
-      cli.py cancel resnet50-gradient-shap-1f2e3d4c-1 --address http://127.0.0.1:8265
+      cli.py cancel runs/demo
     """
-    from jobs.remote import Jobs, address_from_environment
+    from jobs import holding
+    from jobs.overview import locate
+    from jobs.remote import Jobs
+    from storage.run import Run
 
-    address = address or address_from_environment()
-    if address is None:
-        raise click.UsageError("--address is missing, and RAY_ADDRESS; a run on this machine stops with Ctrl-C")
-    say(f"{job} was asked to stop" if Jobs(address).cancel(job) else f"{job} has ended already")
+    if address is not None:
+        say(f"{run} was asked to stop" if Jobs(address).cancel(run) else f"{run} has ended already")
+    else:
+        say(f"{holding.cancel(Run.open(locate(run)))} was asked to stop")
 
 
 @main.command()

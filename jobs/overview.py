@@ -1,8 +1,10 @@
 """What `status` and `list` say of runs, from the run directory alone: neither torch nor Ray nor a cluster is needed."""
 
+import time
 from pathlib import Path
 from typing import Any
 
+from jobs.holding import state
 from jobs.progress import Rate, Snapshot
 from storage.errors import StoreError
 from storage.run import Run
@@ -24,7 +26,7 @@ def status(run: Run) -> dict[str, Any]:
     return {
         "run": run.uri,
         "run_id": record.get("run_id"),
-        "state": "done" if is_done else "unfinished",
+        "state": "done" if is_done else state(run, time.time()),
         "dataset": record.get("spec", {}).get("dataset"),
         "model": record.get("spec", {}).get("model"),
         "methods": [array.expression for array in run.arrays],

@@ -14,6 +14,7 @@ import ray
 import torch
 
 from jobs.driver import Driver, Ending, Watch
+from jobs.holding import hold
 from jobs.overview import log_path
 from jobs.planning import Device
 from jobs.progress import Bar, Display, Lines
@@ -48,13 +49,15 @@ def submit_here(spec: RunSpec, options: Options) -> Submitted:
     stop = threading.Event()
     with ExitStack() as stack:
         inside = is_inside_job()
-        if inside:
-            stack.enter_context(ray_of_job())
+        dashboard = stack.enter_context(ray_of_job()) if inside else ""
         run, spec = open_or_create(
             spec, device_kind(spec, inside=inside), options.command, allow_mixed=options.allow_mixed
         )
         options.say(f"run {run.spec['run_id']}: {run.image_count} images in {run.unit_count} shards, in {run.uri}")
         stack.enter_context(log_file(run.uri))
+        held = stack.enter_context(
+            hold(run, dashboard=dashboard, take_over=options.take_over, say=options.say, stop=stop)
+        )
         if not (pending := run.pending()):
             run.recover()
             run.compact()
@@ -67,7 +70,7 @@ def submit_here(spec: RunSpec, options: Options) -> Submitted:
         stack.enter_context(stopped_by_signals(stop))
         display: Display = Bar() if options.with_bar else Lines()
         stack.enter_context(display)
-        watch = Watch(show=display.show, warn=options.say)
+        watch = Watch(show=display.show, warn=options.say, tick=held.renew)
         return Submitted(run, Driver(run, spec, watch, stop).drive(pending))
 
 
@@ -100,10 +103,11 @@ def local_ray(*, dashboard: bool = True) -> Iterator[str]:
 
 
 @contextmanager
-def ray_of_job() -> Iterator[None]:
-    ray.init(log_to_driver=False, logging_level=logging.ERROR)
+def ray_of_job() -> Iterator[str]:
+    """The cluster whose job this process is; yields the place of its dashboard."""
+    context = ray.init(log_to_driver=False, logging_level=logging.ERROR)
     try:
-        yield
+        yield context.dashboard_url or ""
     finally:
         ray.shutdown()
 

@@ -20,16 +20,21 @@ IMAGES = 10
 
 
 class Watched(Driver):
-    """Tells a test when a worker is ready and when a shard is committed."""
+    """Tells a test when a worker is ready and when a shard is committed; begins when `workers` are ready."""
 
-    def __init__(self, *arguments, on_ready=None, on_done=None, **options):
+    def __init__(self, *arguments, workers=1, on_ready=None, on_done=None, **options):
         super().__init__(*arguments, **options)
         self.on_ready, self.on_done = on_ready, on_done
+        self.workers, self.waiting = workers, []
         self.pids = []
         self.done = []
 
     def _hear_ready(self, about, answer):
-        super()._hear_ready(about, answer)
+        self.waiting.append((about, answer))
+        if len(self.waiting) >= self.workers:
+            for each in self.waiting:
+                super()._hear_ready(*each)
+            self.waiting, self.workers = [], 1
         if isinstance(answer, dict):
             self.pids.append(answer["pid"])
             if self.on_ready:
@@ -69,7 +74,7 @@ def test_two_workers_and_a_shuffled_order_change_no_bit(cluster, folder, tmp_pat
     run, spec = tiny.new_run(folder, tmp_path / "run", workers=2)
     units = run.pending()
     random.Random(1).shuffle(units)
-    driver = Watched(run, spec)
+    driver = Watched(run, spec, workers=2)
     assert driver.drive(units).how == "finished"
     assert len(driver.pids) == 2
     is_whole(run, undisturbed)
@@ -120,7 +125,7 @@ def test_a_run_that_cannot_succeed_says_why(cluster, folder, tmp_path):
     (tmp_path / "run" / "index.parquet").rename(tmp_path / "run" / "elsewhere.parquet")
     index = Run.open(run.uri)
     driver = Driver(index, dataclasses.replace(spec, max_failures=0))
-    with pytest.raises(ValueError, match="index.parquet"):
+    with pytest.raises(ValueError, match=r"index\.parquet"):
         driver.drive()
 
 
