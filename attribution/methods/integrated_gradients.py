@@ -16,7 +16,9 @@ class IntegratedGradients(Method):
     """Average the gradient along the straight path from the baseline, times the distance."""
 
     paper = "Sundararajan et al. 2017, arXiv:1703.01365, eq. 1"
-    axioms = frozenset({"completeness", "sensitivity_a", "sensitivity_b", "linearity", "implementation_invariance"})
+    axioms = frozenset(
+        {"completeness", "sensitivity_a", "sensitivity_b", "linearity", "implementation_invariance", "symmetry"}
+    )
     short: ClassVar[tuple[str, ...]] = ("ig",)
     default_baseline = "zero"
     captum: ClassVar[tuple[str, ...]] = ("IntegratedGradients", "LayerIntegratedGradients", "NeuronIntegratedGradients")

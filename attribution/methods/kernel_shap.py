@@ -22,7 +22,7 @@ class KernelShap(Regional):
     """The coefficients of a linear model of the score, with coalitions drawn so that they tend to the Shapley values."""
 
     paper = "Lundberg and Lee 2017, arXiv:1705.07874, theorem 2"
-    axioms = frozenset({"sensitivity_b", "linearity", "implementation_invariance"})
+    axioms = frozenset({"efficiency", "linearity", "implementation_invariance"})
     short = ("kernelshap",)
     captum = ("KernelShap",)
     most_regions = 2000

@@ -20,7 +20,7 @@ class Lime(Regional):
     """The coefficients of a linear model with few regions that imitates the score where random halves are replaced."""
 
     paper = "Ribeiro et al. 2016, arXiv:1602.04938, eq. 2 and alg. 1"
-    axioms = frozenset({"sensitivity_b", "implementation_invariance"})
+    axioms = frozenset({"implementation_invariance"})
     captum = ("Lime",)
     most_regions = 2000
     """The normal equations of one image then take 32 MB."""

@@ -18,10 +18,15 @@ PLACES = {
 AT_EVERY_PLACE = [(name, place) for name, method in METHODS.items() for place in sorted(method.places)]
 
 
-def expression(name, place, **fields):
+def small(name, **fields):
+    """Parameters of a method that make it quick, and those of `fields` that it has."""
+    return {key: value for key, value in {**SMALL, **fields}.items() if key in METHODS[name].parameters()}
+
+
+def expression(name, place):
     """`method(n_steps=4, at="block")`."""
     method = METHODS[name]
-    given = {**{key: value for key, value in SMALL.items() if key in method.parameters()}, **fields, **PLACES[place]}
+    given = {**small(name), **PLACES[place]}
     if method.default_baseline in SMALL_BASELINES:
         given.setdefault("baseline", SMALL_BASELINES[method.default_baseline])
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in given.items())})"
