@@ -1,6 +1,7 @@
 """Everything the report's page knows, as JSON: columns of numbers by image and method, and the words around them."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -8,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from jobs.class_statistics import METRICS, class_statistics
+from jobs.class_statistics import METRICS
 from jobs.measures import places
 from jobs.survey import Survey
 from jobs.views import View
@@ -18,11 +19,10 @@ PLACES = ("border_share", "corner_share", "centre_share")
 Column = list[Any]
 
 
-def payload(view: View, found: Survey, mode: Literal["static", "serve"]) -> dict[str, Any]:
+def payload(view: View, found: Survey, statistics: pa.Table, mode: Literal["static", "serve"]) -> dict[str, Any]:
     """The page's data. Images without any finished method are left to the failures."""
     run = view.run
     summary = run.summary()
-    statistics = class_statistics(summary, found.places)
     rows = np.unique(summary["image"].to_numpy())
     at = np.full(run.image_count, -1)
     at[rows] = np.arange(len(rows))
@@ -53,11 +53,14 @@ def payload(view: View, found: Survey, mode: Literal["static", "serve"]) -> dict
 def rounded(values: NDArray[Any]) -> Column:
     """Floats with few digits, None for what is missing: small JSON without NaN."""
     values = np.asarray(values, np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        exponent = np.floor(np.log10(np.abs(values)))
-    factor = 10.0 ** (DIGITS - 1 - np.where(np.isfinite(exponent), exponent, 0))
-    short = np.round(values * factor) / factor
-    return [float(f"{number:.{DIGITS}g}") if np.isfinite(number) else None for number in short]
+    values = np.where(np.isfinite(values), values, np.nan)
+    with np.errstate(divide="ignore"):
+        places = DIGITS - 1 - np.floor(np.log10(np.abs(values)))
+    places = np.where(np.isfinite(places), places, 0)
+    # By whole powers of ten, so that the quotient is the float nearest to the short decimal and prints as it.
+    up, down = 10.0 ** np.maximum(places, 0), 10.0 ** np.maximum(-places, 0)
+    short: Column = (np.round(values * up / down) * down / up).tolist()
+    return [None if math.isnan(number) else number for number in short]
 
 
 def throughput(view: View) -> list[list[float]]:

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from jobs.class_statistics import class_statistics
 from jobs.page import render
 from jobs.payload import payload
 from jobs.survey import Chunk, Progress, Survey, keep, shared_scales, survey
@@ -45,10 +46,11 @@ def write_report(run: Run, directory: str | Path, *, progress: Progress | None =
             (target / "thumbs" / str(row // 1000) / f"{row}.jpg").write_bytes(content)
 
     found = survey(view, classes_of(run), on_chunk=write_strips, progress=progress)
-    keep(view, found)
+    statistics = class_statistics(run.summary(), found.places)
+    keep(view, found.places, statistics)
     write_class_strips(view, found, target / "thumbs" / "class")
     page = target / PAGE
-    page.write_text(render(payload(view, found, "static")), encoding="utf-8")
+    page.write_text(render(payload(view, found, statistics, "static")), encoding="utf-8")
     return page
 
 

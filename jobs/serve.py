@@ -21,7 +21,7 @@ from PIL import Image
 from attribution.visualization import colours, enlarge, normalise, overlay, plane, scale_of
 from jobs.page import render
 from jobs.payload import payload
-from jobs.survey import kept_survey, shared_scales
+from jobs.survey import kept, shared_scales
 from jobs.thumbnails import strip
 from jobs.views import View
 from storage.errors import StoreError
@@ -51,7 +51,7 @@ class Gallery:
             done = self.view.run.committed()
             if done not in self._page:
                 self._page.clear()
-                self._page[done] = render(payload(self.view, kept_survey(self.view), "serve"))
+                self._page[done] = render(payload(self.view, *kept(self.view), "serve"))
             return self._page[done]
 
     def select(self, where: str, group: str) -> list[int]:

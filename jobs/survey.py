@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from attribution.visualization import enlarge, scale_of
-from jobs.class_statistics import class_statistics
+from jobs.class_statistics import SCHEMA
 from jobs.measures import place_shares, spearman
 from jobs.thumbnails import fitted
 from jobs.views import Planes, View
@@ -83,20 +83,21 @@ PLACES = "places"  # the names by which `query` knows what a survey found
 STATISTICS = "class_statistics"
 
 
-def keep(view: View, found: Survey) -> bool:
+def keep(view: View, places: pa.Table, statistics: pa.Table) -> bool:
     """Store a survey's numbers with the run, where `query` and `serve` find them; False where the run cannot be written to."""
     try:
-        view.run.put_table(PLACES, found.places)
-        view.run.put_table(STATISTICS, class_statistics(view.run.summary(), found.places))
+        view.run.put_table(PLACES, places)
+        view.run.put_table(STATISTICS, statistics)
     except (StoreError, OSError):
         return False
     return True
 
 
-def kept_survey(view: View) -> Survey:
-    """What an earlier report found, without reading maps; nothing where there was none."""
-    kept = view.run.table(PLACES) if PLACES in view.run.tables() else _places(view, [])
-    return Survey(kept, {})
+def kept(view: View) -> tuple[Survey, pa.Table]:
+    """What an earlier report found and its statistics, without reading maps; empty where there was none."""
+    names = view.run.tables()
+    places = view.run.table(PLACES) if PLACES in names else _places(view, [])
+    return Survey(places, {}), view.run.table(STATISTICS) if STATISTICS in names else SCHEMA.empty_table()
 
 
 def shared_scales(view: View, side: int | None = None) -> dict[str, float]:

@@ -13,8 +13,8 @@ from PIL import Image
 
 from jobs.page import embedded_json, render
 from jobs.payload import failure_reasons, payload, rounded
-from jobs.report import classes_of, write_report
-from jobs.survey import shared_scales, survey
+from jobs.report import write_report
+from jobs.survey import kept, shared_scales, survey
 from jobs.thumbnails import fitted, strip
 from jobs.views import View
 
@@ -118,7 +118,7 @@ def test_throughput_grows_to_all_images(site):
 def test_partial_run_says_what_is_missing(tmp_path):
     run = fake_run(tmp_path, 24, units=range(1, 2))
     view = View(run)
-    told = payload(view, survey(view, classes_of(run)), "static")
+    told = payload(view, *kept(view), "serve")
     assert told["images"]["image"] == list(range(8, 16))
     assert ["Still to do", "16"] in told["tiles"]
 
