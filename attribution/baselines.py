@@ -55,8 +55,12 @@ class Reference:
         return f"{self.number:g}" if self.name == "constant" else f"{self.name}({prefix}{self.number:g})"
 
     def rows(self, images: Images, draws: Draws) -> tuple[Features, ...]:
-        """The references themselves, each (N, C, H, W) or (1, C, H, W)."""
-        return MAKERS[self.name](self, images, draws)
+        """The references themselves, each (N, C, H, W) or (1, C, H, W).
+
+        One that stands for all images has stride 0 over them, so that it can be told from that of a single image.
+        """
+        rows = MAKERS[self.name](self, images, draws)
+        return rows if self.name in PER_IMAGE else tuple(row.expand(2, *row.shape[1:])[:1] for row in rows)
 
 
 def parse_baselines(text: str) -> tuple[Reference, ...]:
@@ -143,6 +147,7 @@ MAKERS: dict[str, Callable[[Reference, Images, Draws], tuple[Features, ...]]] = 
     "reference": _reference,
     "image": lambda _reference, images, _draws: (images.pixels,),
 }
+PER_IMAGE = frozenset({"blur", "noise", "image"})
 DEFAULT_NUMBERS = {"blur": 10.0, "reference": 32.0}
 """blur: standard deviation in pixels, enough to remove shapes at 224 px; reference: how many images."""
 

@@ -24,6 +24,8 @@ class Passes:
     rows_per_pass: int | None = None
     on_pass: Callable[[int], None] | None = None
     shrunk: bool = field(default=False, init=False)
+    warnings: list[str] = field(default_factory=list, init=False)
+    """What the results of these passes can't promise, e.g. an operation that no rule covers."""
 
     def over(self, count: int, one_pass: Callable[[Rows], Sequence[Features]]) -> tuple[Features, ...]:
         """Concatenate what `one_pass` returns for each pass over `count` rows."""

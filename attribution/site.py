@@ -77,7 +77,12 @@ class Site(ABC):
         """The same site for those images only: targets belong to images."""
 
     @abstractmethod
-    def _at(self, x: Features, rows: Rows) -> Point: ...
+    def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:
+        """One pass over these rows, x being theirs: the score and the features, with the graph between them."""
+
+    def _at(self, x: Features, rows: Rows) -> Point:
+        score, features = self.forward(x, rows)
+        return Point(accumulated(score), at_least_float32(features), at_least_float32(gradient_of(score, features)))
 
     def _score(self, x: Features, rows: Rows) -> Tensor:
         return self.explained.rows(rows)(x)
@@ -98,10 +103,10 @@ class Input(Site):
         """The same site for those images only."""
         return Input(self.explained.rows(index), self.passes)
 
-    def _at(self, x: Features, rows: Rows) -> Point:
+    def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:
+        """The score, and x cut off from whatever made it."""
         leaf = as_leaf(x)
-        score = self.explained.rows(rows)(leaf)
-        return Point(accumulated(score), leaf, gradient_of(score, leaf))
+        return self.explained.rows(rows)(leaf), leaf
 
 
 class Layer(Site):
@@ -132,12 +137,11 @@ class Layer(Site):
         """The same site for those images only."""
         return Layer(self.explained.rows(index), self.place, self.passes)
 
-    def _at(self, x: Features, rows: Rows) -> Point:
-        explained = self.explained.rows(rows)
+    def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:
+        """The score, and the layer's activation on its way to it."""
         with Tap(self.place, grad=True) as tap:
-            score = explained(x)
-        features = bundled(tap.parts)
-        return Point(accumulated(score), at_least_float32(features), at_least_float32(gradient_of(score, features)))
+            score = self.explained.rows(rows)(x)
+        return score, bundled(tap.parts)
 
 
 class Through(Site):
@@ -165,6 +169,12 @@ class Through(Site):
     def rows(self, index: Tensor) -> Through:
         """The same site for those images only."""
         return Through(self.explained.rows(index), self.place, self.pick, self.passes)
+
+    def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:  # noqa: ARG002  # there is no such pass
+        """Two gradients make this site's answer, so that no single pass stands for it."""
+        raise ModelError(
+            "what flows through a neuron follows gradients, not rules: credit the input or a layer instead"
+        )
 
     def _at(self, x: Features, rows: Rows) -> Point:
         leaf = as_leaf(x)
@@ -202,6 +212,10 @@ class Known(Site):
         """The site's."""
         return self.site.rows(index)
 
+    def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:
+        """The site's."""
+        return self.site.forward(x, rows)
+
     def _at(self, x: Features, rows: Rows) -> Point:
         return self.site._at(x, rows)  # noqa: SLF001  # one family
 
@@ -211,12 +225,12 @@ def as_leaf(x: Features) -> Features:
     return bundled([part.detach().requires_grad_(part.is_floating_point()) for part in parts_of(x)])
 
 
-def gradient_of(score: Tensor, features: Features) -> Features:
+def gradient_of(score: Tensor, features: Features, *, retain_graph: bool = False) -> Features:
     """D score / d features; exactly zero for what the score ignores."""
     parts = parts_of(features)
     if not score.requires_grad:
         raise ModelError("the score can't be differentiated: the model detaches its output or runs without gradients")
-    return bundled(torch.autograd.grad(score.sum(), parts, materialize_grads=True))
+    return bundled(torch.autograd.grad(score.sum(), parts, retain_graph=retain_graph, materialize_grads=True))
 
 
 def at_least_float32(features: Features) -> Features:

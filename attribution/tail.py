@@ -12,8 +12,8 @@ from torch import Tensor
 from attribution.bundle import Features, parts_of
 from attribution.front import Front, FrontDiffers
 from attribution.passes import Rows
-from attribution.site import Point, Site, as_leaf, gradient_of
-from attribution.tap import Tap, accumulated
+from attribution.site import Site, as_leaf
+from attribution.tap import Tap
 
 if TYPE_CHECKING:
     from attribution.site import Layer
@@ -50,10 +50,10 @@ class Tail(Site):
     def _score(self, x: Features, rows: Rows) -> Tensor:
         return self._forward(x, rows)
 
-    def _at(self, x: Features, rows: Rows) -> Point:
+    def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:
+        """The score of the activation x."""
         leaf = as_leaf(x)
-        score = self._forward(leaf, rows)
-        return Point(accumulated(score), leaf, gradient_of(score, leaf))
+        return self._forward(leaf, rows), leaf
 
     def _forward(self, activation: Features, rows: Rows) -> Tensor:
         if self.path == "replay":

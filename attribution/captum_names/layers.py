@@ -13,7 +13,7 @@ from attribution.bundle import Features, bundled, parts_of
 from attribution.hooks import Parts, Place
 from attribution.passes import Passes, Rows
 from attribution.score import Score
-from attribution.site import Point, Site, as_leaf, at_least_float32, gradient_of
+from attribution.site import Site, as_leaf
 from attribution.tap import Tap, accumulated
 
 
@@ -51,12 +51,12 @@ class Layers(Site):
             self.explained.rows(rows).output(x[rows])
         return taps
 
-    def _at(self, x: Features, rows: Rows) -> Point:
+    def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:
+        """The score, and all activations on its way."""
         with ExitStack() as opened:
             taps = [opened.enter_context(Tap(place, grad=True)) for place in self.places]
-            score = self.explained.rows(rows)(x[rows])
-        features = bundled([part for tap in taps for part in tap.parts])
-        return Point(accumulated(score), at_least_float32(features), at_least_float32(gradient_of(score, features)))
+            score = self.explained.rows(rows)(x)
+        return score, bundled([part for tap in taps for part in tap.parts])
 
 
 class _Tail(Site):
@@ -84,10 +84,10 @@ class _Tail(Site):
                 opened.enter_context(Tap(place, replacement=parts))
             return self.explained.rows(rows)(self.x[rows])
 
-    def _at(self, x: Features, rows: Rows) -> Point:
+    def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:
+        """The score of the activations x."""
         leaf = as_leaf(x)
-        score = self._score(leaf, rows)
-        return Point(accumulated(score), leaf, gradient_of(score, leaf))
+        return self._score(leaf, rows), leaf
 
 
 def _activations(taps: Sequence[Tap]) -> Features:

@@ -17,6 +17,12 @@ EXPRESSIONS = [
     'saliency(noise="vargrad(samples=3)")',
     'gradient_shap(noise="smoothgrad(samples=2)")',
     'integrated_gradients(n_steps=3, of="block:1,2,3")',
+    'deep_lift(baseline="blur(2)")',
+    'deep_lift(at="tail")',
+    'deep_lift_shap(of="block:1,2,3")',
+    "guided_backprop",
+    'deconvolution(noise="smoothgrad(samples=2)")',
+    'lrp(rule="gamma")',
 ]
 
 

@@ -15,6 +15,12 @@ EXPRESSIONS = [
     "grad_cam",
     'saliency(of="block:1,2,3", noise="smoothgrad(samples=2)")',
     "occlusion(window=6, stride=6)",
+    'deep_lift(baseline="blur(2)")',
+    'deep_lift(at="tail")',
+    'deep_lift_shap(of="block:1,2,3")',
+    "guided_backprop",
+    'deconvolution(noise="smoothgrad(samples=2)")',
+    'lrp(rule="gamma")',
 ]
 
 

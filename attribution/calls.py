@@ -1,0 +1,175 @@
+"""Calls of the torch interface as rules see them: one name for all spellings, and which tensors carry credit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_ALIASES = {
+    "multiply": "mul",
+    "divide": "div",
+    "true_divide": "div",
+    "subtract": "sub",
+    "clip": "clamp",
+    "absolute": "abs",
+    "negative": "neg",
+    "concat": "cat",
+    "concatenate": "cat",
+    "mm": "matmul",
+    "bmm": "matmul",
+    "mv": "matmul",
+    "inner": "matmul",
+}
+_TORCH, _OURS = str(Path(torch.__file__).parent), str(Path(__file__).parent)
+_SCORE = str(Path(__file__).with_name("score.py"))
+_NO_WRITES = frozenset({"requires_grad_", "detach_", "retain_grad_"})
+_OPENED_MODULES = ("torch.nn.functional", "torch.functional", "torch._tensor")
+
+
+@cache
+def canonical(function: Callable[..., Any]) -> tuple[str, bool]:
+    """The operation's one name, and whether this spelling writes into its first argument."""
+    spelling = getattr(function, "__name__", "").partition(".")[0]  # torch.ops.aten.silu.default
+    if spelling == "__setitem__":
+        return spelling, True
+    if spelling.startswith("__"):
+        stem = spelling.strip("_")
+        is_in_place = stem.startswith("i") and hasattr(Tensor, f"{stem[1:]}_")
+        name = stem[1:] if is_in_place or (stem.startswith("r") and hasattr(Tensor, f"__{stem[1:]}__")) else stem
+        name = "div" if name == "truediv" else name
+    else:
+        is_in_place = spelling.endswith("_") and spelling not in _NO_WRITES
+        name = spelling.rstrip("_")
+    name = name.removesuffix("_with_indices")
+    return _ALIASES.get(name, name), is_in_place
+
+
+@cache
+def opened(function: Callable[..., Any]) -> Callable[..., Any] | None:
+    """A copy of one of torch's Python functions whose inner calls a mode sees; None for what computes itself.
+
+    Such a function (`multi_head_attention_forward`, `normalize`, `glu`, `batch_norm`, ...) hands itself to the mode
+    whole. The copy finds no mode to hand itself to, and so makes its calls one by one.
+    """
+    is_composite = (
+        isinstance(function, FunctionType)
+        and function.__module__ in _OPENED_MODULES
+        and any(name.startswith("has_torch_function") for name in function.__code__.co_names)
+    )
+    if not is_composite:
+        return None
+    assert isinstance(function, FunctionType)
+    names = {name: _nothing_overrides for name in function.__globals__ if name.startswith("has_torch_function")}
+    copy = FunctionType(
+        function.__code__,
+        {**function.__globals__, **names},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
+
+
+def _nothing_overrides(*_: Any) -> bool:
+    return False
+
+
+def out_of_place(name: str) -> Callable[..., Any]:
+    """The function that computes what the in-place one writes."""
+    function: Callable[..., Any] = getattr(torch, name, None) or getattr(functional, name)
+    return function
+
+
+class Bound:
+    """One call as a function of the tensors that carry credit, everything else being constant."""
+
+    def __init__(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.name, self.function, self.args, self.kwargs = name, function, args, kwargs
+        self.tensors = list(_tensors((args, kwargs)))
+        self.is_credited = tuple(carries_credit(tensor) for tensor in self.tensors)
+
+    @property
+    def credited(self) -> list[Tensor]:
+        """The tensors that carry credit."""
+        return [tensor for tensor, is_credited in zip(self.tensors, self.is_credited, strict=True) if is_credited]
+
+    @property
+    def constants(self) -> list[Tensor]:
+        """The tensors that carry none and are no parameters."""
+        pairs = zip(self.tensors, self.is_credited, strict=True)
+        return [tensor for tensor, is_credited in pairs if not is_credited and not isinstance(tensor, nn.Parameter)]
+
+    def become(self, function: Callable[..., Any], first: Tensor) -> None:
+        """Call another function, with another first argument."""
+        self.function, self.args = function, (first, *self.args[1:])
+        self.tensors[0] = first
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument by its position or its name."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    def __call__(self, *credited: Tensor) -> Any:
+        """Run the function, with these as the tensors that carry credit (or its own)."""
+        new = iter(credited or self.credited)
+        tensors = iter(
+            [
+                next(new) if is_credited else tensor
+                for tensor, is_credited in zip(self.tensors, self.is_credited, strict=True)
+            ]
+        )
+        args, kwargs = _rebuilt((self.args, self.kwargs), tensors)
+        return self.function(*args, **kwargs)
+
+
+def carries_credit(tensor: Tensor) -> bool:
+    """Whether gradients to what is credited pass here; parameters may ask for gradients of their own."""
+    return tensor.requires_grad and not isinstance(tensor, nn.Parameter)
+
+
+def model_line(stack: Sequence[str]) -> str:
+    """The innermost line of a formatted stack that is the model's own; torch's where the model is made of torch's modules."""
+    entry = max((i for i, frame in enumerate(stack) if _SCORE in frame), default=-1)  # where the engine calls the model
+    frames = [frame for frame in reversed(stack[entry + 1 :]) if _OURS not in frame]
+    frame = next((frame for frame in frames if _TORCH not in frame), frames[0] if frames else "an unknown place")
+    location, _, source = frame.strip().partition("\n")
+    line = source.strip().partition("\n")[0]
+    return f"{location.removeprefix('File ')}: {line}".replace('"', "").rstrip(": ")
+
+
+def constant(value: Any) -> Any:
+    """The same arguments with parameters cut off from the graph: they carry no credit."""
+    if isinstance(value, nn.Parameter):
+        return value.detach() if value.requires_grad else value
+    if type(value) in (tuple, list):
+        return type(value)(constant(item) for item in value)
+    if type(value) is dict:
+        return {key: constant(item) for key, item in value.items()}
+    return value
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+
+
+def _rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return constant(next(tensors))
+    if type(value) in (tuple, list):
+        return type(value)(_rebuilt(item, tensors) for item in value)
+    if type(value) is dict:
+        return {key: _rebuilt(item, tensors) for key, item in value.items()}
+    return value

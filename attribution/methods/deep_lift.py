@@ -1,0 +1,53 @@
+"""DeepLIFT: each operation shares out how far its output lies from that of a reference image."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from attribution.bundle import Features
+from attribution.method import Cost, Method
+from attribution.ruled import check_on_unruled, compared, score_of_reference
+from attribution.rules.rescale import RESCALE
+from attribution.site import Site
+
+
+@dataclass(frozen=True)
+class DeepLift(Method):
+    """Share out the score's difference from the baseline's, operation by operation (Rescale rule), exactly.
+
+    Products of two activations, attention, softmax, normalisations and max-pooling have rules of their own that keep
+    completeness (`attribution/rules/difference.py`). An operation without a rule is an error; with
+    `on_unruled="gradient"` a warning, and the plain gradient passes there.
+    """
+
+    paper = "Shrikumar et al. 2017, arXiv:1704.02685, section 3"
+    axioms = frozenset({"completeness", "sensitivity_a", "sensitivity_b"})
+    short = ("deeplift",)
+    default_baseline = "zero"
+    captum = ("DeepLift", "LayerDeepLift", "NeuronDeepLift")
+    multiply_by_inputs: bool = True
+    on_unruled: str = "error"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_on_unruled(self.on_unruled)
+
+    def attribute(self, site: Site, x: Features, baseline: Features) -> Features:
+        credit = contribution if self.multiply_by_inputs else multiplier
+        return compared(site, x, [baseline], RESCALE, credit, on_unruled=self.on_unruled)
+
+    def explained_difference(self, site: Site, x: Features, baseline: Features) -> Tensor:
+        return site.score(x) - score_of_reference(site, baseline, x)
+
+    def cost(self, image_shape: tuple[int, ...]) -> Cost:
+        return Cost(forward=1, forward_backward=1)
+
+
+def contribution(multiplier: Features, end: Features, start: Features) -> Features:
+    """How far a feature went, times what each step is worth.  eq. 2"""
+    return multiplier * (end - start)
+
+
+def multiplier(multiplier: Features, _end: Features, _start: Features) -> Features:
+    """What each step is worth."""
+    return multiplier

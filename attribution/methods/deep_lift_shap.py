@@ -1,0 +1,45 @@
+"""DeepLIFT SHAP: DeepLIFT against many references."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attribution.baselines import Baselines
+from attribution.bundle import Features
+from attribution.method import Cost, Method
+from attribution.methods.deep_lift import contribution, multiplier
+from attribution.ruled import check_on_unruled, compared, score_of_reference
+from attribution.rules.rescale import RESCALE
+from attribution.site import Site
+
+
+@dataclass(frozen=True)
+class DeepLiftShap(Method):
+    """The mean of DeepLIFT over a set of baselines, an approximation of the Shapley values of the features.
+
+    The images go forward once for all baselines, backward once for each.
+    """
+
+    paper = "Lundberg and Lee 2017, arXiv:1705.07874, section 4.2"
+    axioms = frozenset({"completeness", "sensitivity_b"})
+    short = ("deepliftshap",)
+    default_baseline = "black,zero"
+    captum = ("DeepLiftShap", "LayerDeepLiftShap", "NeuronDeepLiftShap")
+    multiply_by_inputs: bool = True
+    on_unruled: str = "error"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_on_unruled(self.on_unruled)
+
+    def attribute(self, site: Site, x: Features, baselines: Baselines) -> Features:
+        credit = contribution if self.multiply_by_inputs else multiplier
+        return compared(site, x, baselines.members, RESCALE, credit, on_unruled=self.on_unruled)
+
+    def explained_difference(self, site: Site, x: Features, baselines: Baselines) -> Tensor:
+        scores = [score_of_reference(site, baseline, x) for baseline in baselines.members]
+        return site.score(x) - torch.stack(scores).mean(0)
+
+    def cost(self, image_shape: tuple[int, ...]) -> Cost:
+        return Cost(forward=2, forward_backward=2)

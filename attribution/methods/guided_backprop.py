@@ -1,0 +1,27 @@
+"""Guided Backprop: the gradient along the paths that are positive both ways."""
+
+from dataclasses import dataclass
+
+from attribution.bundle import Features
+from attribution.method import Method
+from attribution.ruled import propagated
+from attribution.rules.rectified import GUIDED
+from attribution.site import Site
+
+
+@dataclass(frozen=True)
+class GuidedBackprop(Method):
+    """The gradient, of which each rectifier passes back only what is positive and was positive on the way forward.
+
+    Smooth rectifiers (SiLU, GELU, Hardswish, ELU, ...) take part with their own slope in place of ReLU's step. A model
+    without rectifiers gets its plain gradient and a warning.
+    """
+
+    paper = "Springenberg et al. 2015, arXiv:1412.6806, section 3.4"
+    axioms = frozenset({"sensitivity_b"})
+    places = frozenset({"input", "neuron"})
+    short = ("guided",)
+    captum = ("GuidedBackprop", "NeuronGuidedBackprop")
+
+    def attribute(self, site: Site, x: Features) -> Features:
+        return propagated(site, x, GUIDED).gradient

@@ -1,0 +1,276 @@
+"""Rules lent to a forward pass: what credit does at each operation, whoever calls it.
+
+A torch function mode sees every operation of a pass (`relu`, `max_pool2d`, `silu`, `matmul`, `layer_norm`, ...), whether
+a module, a functional call, an operator or an in-place method made it. An operation that has a treatment runs as a node
+whose backward is the rule; everything else stays plain autograd. So `torch.autograd.grad` of such a pass gives the
+multipliers of DeepLIFT, the signal of Guided Backprop, or relevance per unit of activation:
+
+    with lent(rules) as lending:
+        score = f(x)
+    with lending.reference():                        # for rules that compare: the same pass at the baseline
+        f(baseline)
+    multiplier = torch.autograd.grad(score.sum(), x)
+
+The reference pass runs without gradients; its n-th treated call is paired with the n-th of the image pass, and a call
+that differs is an error. Its tensors may have one row where the image pass has many. Rules work when gradients flow, so
+one image pass can be read against several references. Modes belong to a thread: other users of the model see nothing.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+
+from attribution.calls import Bound, canonical, constant, model_line, opened, out_of_place
+from attribution.errors import ModelError
+
+Operation = Callable[..., Any]
+"""An operation as a function of the tensors that carry credit alone."""
+
+Rule = Callable[[Operation, Tensor, Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
+"""(operation, gradient of its output, its inputs, the reference's inputs) -> gradient of each input."""
+
+Treatment = Callable[["Lending", Bound], Any]
+"""How one call runs: `lending.apply(bound, rule)`, or other operations written in its place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """A propagation method: the treatment of each operation by its name."""
+
+    name: str
+    treatments: Mapping[str, Treatment]
+    compares: bool = False
+    """Whether the rules compare with a reference pass."""
+    audited: bool = True
+    """Whether plain gradients are wrong anywhere but at linear operations."""
+    by_gradient: frozenset[str] = frozenset()
+    """Nonlinear nodes of the autograd graph whose plain gradient is the rule."""
+
+
+class PropagationError(ModelError):
+    """A pass to which the rules can't be lent as they are."""
+
+
+class RowsDiffer(PropagationError):  # noqa: N818  # a reason to repeat the row, an error only where there is none
+    """The reference has other shapes than the image pass: it needs as many rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uncovered:
+    """An operation that no rule covers, and where it was called."""
+
+    operation: str
+    place: str
+
+    def __str__(self) -> str:
+        return f"{self.operation} (called at {self.place})"
+
+
+@dataclass(slots=True, eq=False)
+class Kept:
+    """A tensor that a rule will need, replaced by a copy before the model writes into it."""
+
+    tensor: Tensor
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One treated call of the image pass: what it is paired by, and what its rule needs when gradients flow."""
+
+    name: str
+    is_credited: tuple[bool, ...]
+    rule: Rule | None = None
+    operation: Operation | None = None
+    inputs: list[Kept] = field(default_factory=list)
+    reference: list[Kept] = field(default_factory=list)
+    constants: list[Tensor] = field(default_factory=list)
+
+
+class Lending(TorchFunctionMode):
+    """The state of one pass with rules, and of the reference passes paired with it."""
+
+    def __init__(self, rules: Rules) -> None:
+        super().__init__()
+        self.rules = rules
+        self.calls: list[Call] = []
+        self.uncovered: list[Uncovered] = []
+        self.absorbed: dict[str, Tensor] = {}
+        """What rules took out of the relevance on its way, summed over the rows, by reason."""
+        self._paired: Iterator[Call] | None = None
+        self._kept: dict[int, list[Kept]] = {}
+        self._current = Call("", ())
+        self._open: list[Callable[..., Any]] = []
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """The pass at the baseline: without gradients, call by call with the image pass."""
+        self._paired = iter(self.calls)
+        try:
+            with torch.no_grad(), self:
+                yield
+            left = next(self._paired, None)
+            if left is not None:
+                raise PropagationError(
+                    f"the image pass called {left.name}, the reference pass ended before: {_WAY_OUT}"
+                )
+        finally:
+            self._paired = None
+            self._kept.clear()
+
+    def apply(self, bound: Bound, rule: Rule) -> Any:
+        """Run the call as a node whose backward is `rule`."""
+        call, inputs = self._current, bound.credited
+        if self._paired is None:
+            call.rule, call.operation, call.inputs = rule, bound, [self.keep(tensor) for tensor in inputs]
+            return Ruled.apply(call, *inputs)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        _check_rows(call, inputs)
+        call.reference = [self.keep(tensor) for tensor in inputs]
+        return bound(*inputs)
+
+    def after(self, output: Tensor, rule: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Change the gradient that reaches `output`: rule(output, gradient) -> gradient."""
+        kept = self.keep(output)
+        output.register_hook(lambda gradient: rule(kept.tensor, gradient))  # type: ignore[no-untyped-call]  # as above
+        return output
+
+    def keep(self, tensor: Tensor) -> Kept:
+        """The tensor's present values, for when gradients flow."""
+        kept = Kept(tensor.detach())
+        self._kept.setdefault(tensor.untyped_storage().data_ptr(), []).append(kept)
+        return kept
+
+    def rewrite(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run other operations in a call's place; they are seen like the model's own."""
+        with self:
+            return function(*args, **kwargs)
+
+    def expect_equal(self, bound: Bound) -> None:
+        """A constant that differs between image and reference was computed from the images: report it."""
+        if self._paired is None:
+            self._current.constants = bound.constants
+        elif not all(map(_equal, self._current.constants, bound.constants)):
+            self.report(f"{bound.name} by a constant that depends on the image")
+
+    def report(self, operation: str) -> None:
+        """Record an operation that no rule covers, called here."""
+        self.uncovered.append(Uncovered(operation, model_line(traceback.format_stack())))
+
+    def absorb(self, reason: str, relevance: Tensor) -> None:
+        """Add up what a rule keeps to itself."""
+        total = relevance.nan_to_num(0, 0, 0).sum(dtype=torch.float64)  # a masked logit is no relevance times -inf
+        self.absorbed[reason] = self.absorbed[reason] + total if reason in self.absorbed else total
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        inside = opened(func)
+        if inside is not None and func not in self._open:
+            with self, self._opening(func):
+                return inside(*args, **kwargs)
+        name, is_in_place = canonical(func)
+        if is_in_place:
+            self._protect(args[0])
+        treatment = self.rules.treatments.get(name)
+        if treatment is None:
+            return func(*constant(args), **constant(kwargs))
+        bound = Bound(name, func, args, kwargs)
+        self._current = self._next_call(bound)
+        if not any(bound.is_credited):
+            return bound()
+        if not is_in_place:
+            return treatment(self, bound)
+        # The model may go on with either the result or the tensor that was written to.
+        bound.become(out_of_place(name), args[0].clone())
+        return args[0].copy_(treatment(self, bound))
+
+    @contextmanager
+    def _opening(self, function: Callable[..., Any]) -> Iterator[None]:
+        """While a function is open, what comes back to it by its name (as `Tensor.unflatten` does) computes itself."""
+        self._open.append(function)
+        try:
+            yield
+        finally:
+            self._open.pop()
+
+    def _next_call(self, bound: Bound) -> Call:
+        """A new call of the image pass, or the one that this call of the reference pass is paired with."""
+        if self._paired is None:
+            self.calls.append(Call(bound.name, bound.is_credited))
+            return self.calls[-1]
+        call = next(self._paired, Call("nothing more", ()))
+        if (call.name, len(call.is_credited)) != (bound.name, len(bound.is_credited)):
+            place = model_line(traceback.format_stack())
+            raise PropagationError(
+                f"the reference pass calls {bound.name} (at {place}) where the image pass called {call.name}: {_WAY_OUT}"
+            )
+        bound.is_credited = call.is_credited
+        return call
+
+    def _protect(self, written: Tensor) -> None:
+        """Give rules a copy of what they keep of a tensor that is about to be overwritten."""
+        for kept in self._kept.pop(written.untyped_storage().data_ptr(), ()):
+            kept.tensor = kept.tensor.clone()
+
+
+_WAY_OUT = "the model's calls depend on the pixels, choose a method without a reference pass"
+
+
+@contextmanager
+def lent(rules: Rules) -> Iterator[Lending]:
+    """Lend `rules` to the passes of this block, in this thread."""
+    lending = Lending(rules)
+    with lending:
+        yield lending
+    lending._kept.clear()  # noqa: SLF001  # what is written after the pass is no longer the pass's
+
+
+class Ruled(torch.autograd.Function):
+    """One operation whose backward is a rule."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, *inputs: Tensor) -> Tensor:
+        """Run the operation as it is."""
+        ctx.call = call
+        assert call.operation is not None
+        result: Tensor = call.operation(*inputs)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Ask the rule."""
+        call: Call = ctx.call
+        assert call.rule is not None
+        assert call.operation is not None
+        inputs, reference = ([kept.tensor for kept in several] for several in (call.inputs, call.reference))
+        gradients = call.rule(call.operation, gradient, inputs, reference)
+        return None, *(g.sum_to_size(x.shape).to(x.dtype) for g, x in zip(gradients, inputs, strict=True))
+
+
+def _check_rows(call: Call, reference: Sequence[Tensor]) -> None:
+    for kept, tensor in zip(call.inputs, reference, strict=True):
+        shape = kept.tensor.shape
+        sizes = zip(tensor.shape, shape, strict=False)
+        if tensor.dim() != len(shape) or any(size not in (1, of_image) for size, of_image in sizes):
+            raise RowsDiffer(
+                f"{call.name} has shape {tuple(shape)} in the image pass and {tuple(tensor.shape)} in the reference pass"
+            )
+
+
+def _equal(of_image: Tensor, of_reference: Tensor) -> bool:
+    if of_image.data_ptr() == of_reference.data_ptr() and of_image.shape == of_reference.shape:
+        return True
+    try:
+        return bool((of_image == of_reference).all())
+    except RuntimeError as error:
+        raise RowsDiffer(f"a constant has shape {tuple(of_image.shape)} and {tuple(of_reference.shape)}") from error

@@ -1,0 +1,1 @@
+"""What credit does at each kind of operation; a table of rules for each propagation method."""

@@ -1,0 +1,166 @@
+"""LRP at linear layers: how relevance is shared among the inputs of a weighted sum.
+
+Relevance at a tensor is the tensor times a signal, R = a * g (see `relevance.py`); a rule turns the signal of the outputs
+into that of the inputs.
+
+Sources: Bach et al. 2015, doi:10.1371/journal.pone.0130140, eq. 58 and 60; Montavon et al. 2019, "Layer-wise relevance
+propagation: an overview", section 10.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from attribution.calls import Bound
+from attribution.propagation import Lending, Operation
+from attribution.rules import difference
+
+Weighted = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
+"""A linear layer as a function of (input, weight, bias)."""
+
+
+class LinearRule(Protocol):
+    """What a linear layer does with relevance."""
+
+    def treat(self, lending: Lending, bound: Bound, layer: LinearLayer) -> Tensor:
+        """Run the layer so that its backward follows the rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinearLayer:
+    """A call of a convolution, linear or normalisation layer."""
+
+    function: Weighted
+    weight: Tensor | None
+    bias: Tensor | None
+    shape: tuple[int, ...]
+    """The shape in which one number per output channel broadcasts over the output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Epsilon:
+    """In proportion to the contributions, damped by eps where they cancel.  Bach et al. eq. 58"""
+
+    eps: float = 1e-9
+
+    def treat(self, lending: Lending, bound: Bound, layer: LinearLayer) -> Tensor:
+        """The layer as it is, its signal damped."""
+        bias = None if layer.bias is None else layer.bias.reshape(layer.shape)
+        return damped(lending, bound(), self.eps, bias)
+
+
+@dataclass(frozen=True, slots=True)
+class Gamma:
+    """Contributions of the output's own sign count (1 + gamma) times.  Montavon et al. eq. 10.3
+
+    The paper has inputs and outputs of ReLU networks, which aren't negative; this is the same there, and elsewhere the
+    form that never divides by less than the output itself.
+    """
+
+    gamma: float = 0.25
+    set_bias_to_zero: bool = False
+
+    def treat(self, lending: Lending, bound: Bound, layer: LinearLayer) -> Tensor:
+        """Share positive outputs by enlarged positive contributions, negative ones by enlarged negative ones."""
+        assert layer.weight is not None
+        bias = None if self.set_bias_to_zero else layer.bias
+        w, g = layer.weight, self.gamma
+        up, down = w + g * w.clamp(min=0), w + g * w.clamp(max=0)
+        bias_up, bias_down = (
+            (None, None) if bias is None else (bias + g * bias.clamp(min=0), bias + g * bias.clamp(max=0))
+        )
+        positive, negative = Contributions(up, down, bias_up), Contributions(down, up, bias_down)
+        return shared_by(lending, bound, layer, positive, negative)
+
+
+@dataclass(frozen=True, slots=True)
+class Alpha1Beta0:
+    """Positive contributions only: of positive inputs by positive weights, of negative by negative.  Bach et al. eq. 60"""
+
+    set_bias_to_zero: bool = False
+
+    def treat(self, lending: Lending, bound: Bound, layer: LinearLayer) -> Tensor:
+        """Share by the positive part of every contribution."""
+        assert layer.weight is not None
+        bias = None if self.set_bias_to_zero or layer.bias is None else layer.bias.clamp(min=0)
+        positive = Contributions(layer.weight.clamp(min=0), layer.weight.clamp(max=0), bias)
+        return shared_by(lending, bound, layer, positive, positive)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Relevance stays where it is, for layers whose input and output have one shape."""
+
+    def treat(self, lending: Lending, bound: Bound, layer: LinearLayer) -> Tensor:  # noqa: ARG002  # one signature for all
+        """R of the output is R of the input, place by place."""
+
+        def rule(
+            f: Operation, gradient: Tensor, inputs: Sequence[Tensor], _reference: Sequence[Tensor]
+        ) -> tuple[Tensor]:
+            return (gradient * f(*inputs) / stabilised(inputs[0], EPSILON),)
+
+        return lending.apply(bound, rule)  # type: ignore[no-any-return]  # a linear layer returns a tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contributions:
+    """What a linear layer's output is shared by: the weights of positive and of negative inputs, and the bias."""
+
+    of_positive: Tensor
+    of_negative: Tensor
+    bias: Tensor | None
+
+
+EPSILON = 1e-9
+"""Keeps a quotient finite where the rule has no parameter for it."""
+
+
+def stabilised(z: Tensor, eps: float) -> Tensor:
+    """Z pushed away from zero by eps, to its own side."""
+    return torch.where(z < 0, z - eps, z + eps)
+
+
+def damped(lending: Lending, z: Tensor, eps: float, constant: Tensor | None = None) -> Tensor:
+    """Epsilon's stabiliser on the output z of a linear operation, which added `constant` of its own."""
+
+    def rule(z: Tensor, gradient: Tensor) -> Tensor:
+        signal = gradient * (z / stabilised(z, eps)).nan_to_num(1)  # masked logits are infinite
+        lending.absorb("stabiliser", (gradient - signal) * z)
+        if constant is not None:
+            lending.absorb("bias", signal * constant)
+        return signal
+
+    return lending.after(z, rule)
+
+
+def shared_by(
+    lending: Lending, bound: Bound, layer: LinearLayer, where_positive: Contributions, where_negative: Contributions
+) -> Tensor:
+    """Share the relevance of positive outputs by one set of contributions, that of negative ones by another."""
+
+    def rule(f: Operation, gradient: Tensor, inputs: Sequence[Tensor], _reference: Sequence[Tensor]) -> tuple[Tensor]:
+        (x,), output = inputs, f(*inputs)
+        relevance = gradient * output
+        if where_positive is where_negative:
+            return (shared(x, relevance, where_positive),)
+        positive, negative = (relevance.where(is_here, 0) for is_here in (output >= 0, output < 0))
+        return (shared(x, positive, where_positive) + shared(x, negative, where_negative),)
+
+    def shared(x: Tensor, relevance: Tensor, by: Contributions) -> Tensor:
+        """The signal of each input, for that relevance of the outputs."""
+        up, down = x.clamp(min=0), x.clamp(max=0)
+        bias = 0 if by.bias is None else by.bias.reshape(layer.shape)
+        z = layer.function(up, by.of_positive, None) + layer.function(down, by.of_negative, None) + bias
+        signal = relevance / stabilised(z, EPSILON)
+        lending.absorb("bias", signal * bias)
+        lending.absorb("stabiliser", relevance - signal * z)
+        (to_up,) = difference.pulled_back(lambda t: layer.function(t, by.of_positive, None), signal, (up,))
+        (to_down,) = difference.pulled_back(lambda t: layer.function(t, by.of_negative, None), signal, (down,))
+        return torch.where(x >= 0, to_up, to_down)
+
+    return lending.apply(bound, rule)  # type: ignore[no-any-return]  # a linear layer returns a tensor
