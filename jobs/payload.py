@@ -64,10 +64,8 @@ def rounded(values: NDArray[Any]) -> Column:
 
 
 def throughput(view: View) -> list[list[float]]:
-    """Seconds since the first commit and images done by then, as far as the commits tell when they were made."""
-    units = sorted(view.run.committed())
-    times = [(view.run.commit_of(unit).marks.get("finished"), len(view.run.unit_rows(unit))) for unit in units]
-    known = sorted((float(when), count) for when, count in times if when is not None)
+    """Seconds since the first commit and images done by then."""
+    known = sorted((when, len(view.run.unit_rows(unit))) for unit, when in view.run.commit_times().items())
     done = np.cumsum([count for _, count in known])
     points = [[when - known[0][0], int(total)] for (when, _), total in zip(known, done, strict=True)]
     step = max(1, len(points) // 400)  # more points than pixels tell nothing more

@@ -142,6 +142,12 @@ class Run:
         """Units that nobody has committed, in order: index minus commits."""
         return sorted(set(range(self.unit_count)) - self.committed())
 
+    def commit_times(self) -> dict[int, float]:
+        """When each unit was committed, in seconds since the epoch by the store's clock: one listing, no commit is read."""
+        units = self.committed()
+        listed = ((layout.commit_unit(entry.key), entry.modified_s) for entry in self.objects.entries(layout.COMMITS))
+        return {unit: when for unit, when in listed if unit in units}
+
     def commit_of(self, unit: int) -> Commit:
         """Who committed a unit, when asked what a map was made with."""
         return commits.read_commit(self.objects, unit)
