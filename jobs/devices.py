@@ -3,12 +3,19 @@
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor
+
+from attribution.prepare import Prepared, prepare
+from attribution.question import Question
+from jobs.models import Loaded
+
+ReadScore = Callable[[object], Tensor] | None
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -25,9 +32,17 @@ def use_device(precision: str, threads: int, *, wants_gpu: bool) -> torch.device
     return torch.device("cuda")
 
 
-def prepare_model(model: nn.Module, precision: str, device: torch.device) -> nn.Module:
-    """The model on its device; the engine casts between its precision and that of the pixels."""
-    return model.to(device=device, dtype=DTYPES.get(precision))
+def prepare_model(
+    loaded: Loaded, questions: Sequence[Question], precision: str, device: torch.device, score: ReadScore = None
+) -> Prepared:
+    """The model on its device, prepared; the engine casts between its precision and that of the pixels.
+
+    Every worker verifies the preparation on the same made-up image, so that all of them come to the same model.
+    """
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randn(1, 3, *loaded.preprocessing.crop, generator=generator).to(device)
+    prepared = prepare(loaded.model.to(device), questions, example, score)
+    return replace(prepared, model=prepared.model.to(dtype=DTYPES.get(precision)))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from jobs.devices import prepare_model, use_device
-from jobs.planning import Device, Plan
+from jobs.planning import Device, Plan, load_score
 
 WARN_BYTES = 100 * 10**9
 ROUNDED_SHARE = (
@@ -57,7 +57,7 @@ def timed_pass(plan: Plan, device: Device) -> tuple[float, float]:
     """Seconds an image of a forward pass, and of a forward with a backward one, after a first that warms up."""
     rows, spec = plan.spec.resolved("rows_per_pass"), plan.spec
     place = use_device(spec.precision, spec.resolved("threads_per_worker"), wants_gpu=device == "cuda")
-    model = prepare_model(plan.loaded.model, spec.precision, place)
+    model = prepare_model(plan.loaded, plan.questions, spec.precision, place, load_score(plan.spec)).model
     dtype = next(model.parameters()).dtype
     pixels = torch.zeros(rows, 3, *plan.loaded.preprocessing.crop, dtype=dtype, device=place)
 

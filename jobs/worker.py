@@ -96,9 +96,11 @@ class Worker:
                 f"weights of {spec.model} on {platform.node()} have digest {loaded.digest[:12]}, the run was begun with "
                 f"{expected[:12]}: put the same weights there"
             )
+        questions, score = tuple(parse(text) for text in spec.methods), load_score(spec)
+        prepared = prepare_model(loaded, questions, spec.precision, device, score)
         self._inquiry = Inquiry(
-            model=prepare_model(loaded.model, spec.precision, device),
-            questions=tuple(parse(text) for text in spec.methods),
+            model=prepared.model,
+            questions=questions,
             groups=tuple(array.group for array in self._run.arrays),
             mean=loaded.preprocessing.mean,
             std=loaded.preprocessing.std,
@@ -107,7 +109,7 @@ class Worker:
             seed=spec.seed,
             store=spec.store,
             keep_bits=spec.keep_bits,
-            score=load_score(spec),
+            score=score,
             device=device,
         )
         self._record: Recorder = recorder(record["run_id"], spec.model)
@@ -117,6 +119,7 @@ class Worker:
         self._marks = {
             "device": f"{device.type} {name}".strip(),
             "node": platform.node(),
+            "prepared": [*prepared.done, *(f"not {reason}" for reason in prepared.refused)],
             "versions": versions(),
         }
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
