@@ -7,9 +7,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from jobs.class_statistics import class_statistics
+from jobs.kept import keep
 from jobs.page import render
 from jobs.payload import payload
-from jobs.survey import Chunk, Progress, Survey, keep, shared_scales, survey
+from jobs.scales import shared_scales
+from jobs.survey import Chunk, Progress, Survey, survey
 from jobs.thumbnails import class_strip, strip
 from jobs.views import Planes, View
 from storage.run import Run

@@ -19,9 +19,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from PIL import Image
 
 from attribution.visualization import colours, enlarge, normalise, overlay, plane, scale_of
+from jobs.kept import kept
 from jobs.page import render
 from jobs.payload import payload
-from jobs.survey import kept, shared_scales
+from jobs.scales import shared_scales
 from jobs.thumbnails import strip
 from jobs.views import View
 from storage.errors import StoreError

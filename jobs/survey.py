@@ -10,17 +10,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from attribution.visualization import enlarge, scale_of
-from jobs.class_statistics import SCHEMA
+from attribution.visualization import enlarge
 from jobs.measures import place_shares, spearman
-from jobs.thumbnails import fitted
 from jobs.views import Planes, View
-from storage.errors import StoreError
 
 GRID = 48  # side of a mean map: finer than any CAM, small enough for a thousand classes
 AGREEMENT_GRID = 32  # methods are compared by where their attribution lies, not pixel by pixel
 CHUNK = 32  # images in memory at once and thread
-SAMPLE = 64  # images that decide a scale shared by all
+PLACES_SCHEMA = pa.schema(
+    [
+        *(("image", pa.int64()), ("method", pa.string())),
+        *((name, pa.float64()) for name in ("border_share", "corner_share", "centre_share", "disagreement")),
+    ]
+)
 
 Progress = Callable[[int], None]  # images done since the last call
 
@@ -79,49 +81,6 @@ def survey(
     return Survey(_places(view, chunks), means)
 
 
-PLACES = "places"  # the names by which `query` knows what a survey found
-STATISTICS = "class_statistics"
-
-
-def keep(view: View, places: pa.Table, statistics: pa.Table) -> bool:
-    """Store a survey's numbers with the run, where `query` and `serve` find them; False where the run cannot be written to."""
-    try:
-        view.run.put_table(PLACES, places)
-        view.run.put_table(STATISTICS, statistics)
-    except (StoreError, OSError):
-        return False
-    return True
-
-
-def kept(view: View) -> tuple[Survey, pa.Table]:
-    """What an earlier report found and its statistics, without reading maps; empty where there was none."""
-    names = view.run.tables()
-    places = view.run.table(PLACES) if PLACES in names else _places(view, [])
-    return Survey(places, {}), view.run.table(STATISTICS) if STATISTICS in names else SCHEMA.empty_table()
-
-
-def shared_scales(view: View, side: int | None = None) -> dict[str, float]:
-    """For each group the magnitude that most of its images stay below, at the size at which they are drawn.
-
-    From a sample and a high quantile, so that an outlier does not fade the rest.
-    """
-    done = sorted(row for unit in view.run.committed() for row in view.run.unit_rows(unit))
-    rows = (
-        [done[i] for i in np.unique(np.linspace(0, len(done) - 1, min(SAMPLE, len(done))).astype(int))] if done else []
-    )
-    scales = {}
-    for spec in view.pictured:
-        planes = view.planes(spec.group, rows)
-        drawn = [enlarge(plane, fitted(plane.shape, side)) if side else plane for plane in planes]
-        scales[spec.group] = _upper([scale_of(plane) for plane in drawn])
-    return scales
-
-
-def _upper(scales: list[float]) -> float:
-    positive = [scale for scale in scales if scale > 0]
-    return float(np.quantile(positive, 0.9)) if positive else 0.0
-
-
 def _slices(view: View) -> Iterator[list[int]]:
     for unit in sorted(view.run.committed()):
         rows = view.run.unit_rows(unit)
@@ -172,8 +131,7 @@ def _disagreement(planes: dict[str, Planes], count: int) -> NDArray[np.floating]
 
 
 def _places(view: View, chunks: list[Chunk]) -> pa.Table:
-    """image, method, border_share, corner_share, centre_share, disagreement"""
-    parts = []
+    parts = [PLACES_SCHEMA.empty_table()]
     for chunk in chunks:
         for spec in view.pictured:
             columns = {
@@ -182,11 +140,8 @@ def _places(view: View, chunks: list[Chunk]) -> pa.Table:
                 **chunk.shares[spec.group],
                 "disagreement": chunk.disagreement,
             }
-            table = pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
+            table = pa.table(
+                {name: pa.array(values, from_pandas=True) for name, values in columns.items()}, PLACES_SCHEMA
+            )
             parts.append(table.filter(table["border_share"].is_valid()))
-    if parts:
-        return pa.concat_tables(parts)
-    names = ("border_share", "corner_share", "centre_share", "disagreement")
-    return pa.schema(
-        [("image", pa.int64()), ("method", pa.string()), *((name, pa.float64()) for name in names)]
-    ).empty_table()
+    return pa.concat_tables(parts)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from attribution.visualization import plane
@@ -65,10 +66,9 @@ class View:
 
     def numbers(self, rows: Sequence[int]) -> dict[tuple[int, str], dict[str, Any]]:
         """Summary rows by image and method expression."""
-        wanted = set(rows)
         table = self.run.summary()
-        keep = np.fromiter((image in wanted for image in table["image"].to_pylist()), bool, len(table))
-        return {(each["image"], each["method"]): each for each in table.filter(pa.array(keep)).to_pylist()}
+        mine = table.filter(pc.is_in(table["image"], pa.array(rows, pa.int64())))
+        return {(each["image"], each["method"]): each for each in mine.to_pylist()}
 
 
 def _is_layer_grid(dims: tuple[str, ...]) -> bool:

@@ -11,10 +11,12 @@ import pytest
 from fake_runs import CAM, IG, fake_run
 from PIL import Image
 
+from jobs.kept import kept
 from jobs.page import embedded_json, render
 from jobs.payload import failure_reasons, payload, rounded
 from jobs.report import write_report
-from jobs.survey import kept, shared_scales, survey
+from jobs.scales import shared_scales
+from jobs.survey import survey
 from jobs.thumbnails import fitted, strip
 from jobs.views import View
 
