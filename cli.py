@@ -241,6 +241,10 @@ def submit(
         ctx.exit(_apply(spec, kubernetes))
     if address is not None:
         ctx.exit(_submit_to(address, spec, wait=wait, ship_code=ship_code, as_json=as_json))
+    ctx.exit(_submit_here(spec, as_json=as_json, take_over=take_over, allow_mixed=allow_mixed))
+
+
+def _submit_here(spec: Any, *, as_json: bool, take_over: bool = False, allow_mixed: bool = False) -> int:
     from jobs.submit import Options, submit_here
 
     options = Options(
@@ -252,7 +256,7 @@ def submit(
         dashboard=os.environ.get("ASCRIBE_DASHBOARD", "on") != "off",
     )
     done = submit_here(spec, options)
-    ctx.exit(_conclude(done.run, done.ending, as_json=as_json))
+    return _conclude(done.run, done.ending, as_json=as_json)
 
 
 def _dry_run(spec: Any, *, as_json: bool) -> int:
@@ -446,7 +450,12 @@ def cancel(run: str, address: str | None) -> None:
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True)
 @click.argument("sql")
 @click.option(
-    "--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json", "parquet"]),
+    default="table",
+    show_default=True,
+    help="How the answer is written.",
 )
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the answer there and not to stdout.")
 @click.option("--tensors", metavar="FILE", help="Also write the maps of the rows found, to FILE.npz or FILE.zarr.")
@@ -516,21 +525,6 @@ def methods(as_json: bool) -> None:
 
 @main.command()
 @json_option
-def models(as_json: bool) -> None:
-    """The models that are known by name; besides them: timm/NAME, NAME:checkpoint, NAME:random, package.module:function.
-
-    Example:
-      cli.py models
-    """
-    from jobs import tables
-    from jobs.models import known_models
-
-    names = list(known_models())
-    click.echo(tables.as_json(names) if as_json else "\n".join(names))
-
-
-@main.command()
-@json_option
 def datasets(as_json: bool) -> None:
     """What --dataset understands.
 
@@ -544,6 +538,21 @@ def datasets(as_json: bool) -> None:
 
     rows = [asdict(known) for known in known_datasets()]
     click.echo(tables.as_json(rows)) if as_json else tables.print_rows(rows)
+
+
+@main.command()
+@json_option
+def models(as_json: bool) -> None:
+    """The models that are known by name; besides them: timm/NAME, NAME:checkpoint, NAME:random, package.module:function.
+
+    Example:
+      cli.py models
+    """
+    from jobs import tables
+    from jobs.models import known_models
+
+    names = list(known_models())
+    click.echo(tables.as_json(names) if as_json else "\n".join(names))
 
 
 @main.command()
@@ -690,7 +699,9 @@ def compare(
 
 @main.command()
 @run_argument
-@click.option("--format", "form", type=click.Choice(["npz", "npy", "png", "hdf5-virelay"]), required=True)
+@click.option(
+    "--format", "form", type=click.Choice(["npz", "npy", "png", "hdf5-virelay"]), help="Of the files.", required=True
+)
 @click.option("-o", "--output", type=click.Path(file_okay=False), default="export", show_default=True, help="Folder.")
 def export(run: str, form: str, output: str) -> None:
     """Write a run's maps as files that other programs read.
@@ -759,6 +770,81 @@ def compact(run: str) -> None:
 
     opened = Run.open(overview.locate(run))
     click.echo(f"{opened.compact()} shards folded, {len(opened.collect_garbage())} leftovers removed")
+
+
+@main.command()
+@run_argument
+@click.option("--method", "methods_added", multiple=True, required=True, help="Method expression; repeat for several.")
+@click.option("--output", help="Where the new run lies. Default: runs/<run id>.")
+@click.option("--workers", type=int, help="How many workers. Default: one a GPU, or one a core.")
+@json_option
+@click.pass_context
+def extend(
+    ctx: click.Context,
+    /,
+    run: str,
+    methods_added: tuple[str, ...],
+    output: str | None,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """More methods over the images of a run, with its model and settings: a new run that shares the index.
+
+    Example:
+      cli.py extend runs/demo --method integrated_gradients
+    """
+    from dataclasses import replace
+
+    from jobs import combine
+    from jobs.overview import locate
+    from jobs.planning import canonical_methods
+    from jobs.spec import RunSpec
+    from jobs.submit import device_kind
+    from storage.run import Run
+
+    source = Run.open(locate(run))
+    device = device_kind(RunSpec.from_json(source.spec), inside=False)
+    _, spec = combine.extend(source, canonical_methods(methods_added), output, device)
+    ctx.exit(_submit_here(replace(spec, workers=workers), as_json=as_json))
+
+
+@main.command()
+@click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True)
+@click.option("--output", required=True, help="Where the merged run lies.")
+@json_option
+def merge(runs: tuple[str, ...], output: str, as_json: bool) -> None:
+    """One run from several that asked the same of parts of an index. What none has done stays pending.
+
+    Example:
+      cli.py merge runs/first-half runs/second-half --output runs/whole
+    """
+    from jobs import combine, overview, tables
+    from storage.run import Run
+
+    merged = combine.merge(output, [Run.open(overview.locate(run)) for run in runs])
+    told = overview.status(merged)
+    click.echo(tables.as_json(told)) if as_json else tables.print_fields(told)
+
+
+@main.command()
+@run_argument
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delete(run: str, yes: bool) -> None:
+    """Remove a run for good, and nothing else that lies there.
+
+    Example:
+      cli.py delete runs/demo --yes
+    """
+    from jobs import overview
+    from storage.merging import delete as deleted
+    from storage.run import Run
+
+    opened = Run.open(overview.locate(run))
+    if overview.status(opened)["state"] == "running":
+        raise click.UsageError(f"{opened.uri} is running; first: cli.py cancel {run}")
+    yes or click.confirm(f"delete {opened.uri} with {opened.progress().done} images done?", abort=True, err=True)
+    deleted(opened.uri)
+    say(f"{opened.uri} is deleted")
 
 
 @contextmanager

@@ -54,13 +54,13 @@ def canonical_methods(methods: Sequence[str], **reserved: str | None) -> tuple[s
     return tuple(str(parse(text, **reserved)) for text in methods)
 
 
-def plan(spec: RunSpec, device: Device) -> Plan:
-    """Load the model, index the data set, resolve the questions and cut the index into shards."""
+def plan(spec: RunSpec, device: Device, dataset: Dataset | None = None) -> Plan:
+    """Load the model, index the data set unless it is given, resolve the questions and cut the index into shards."""
     asked = spec
     loaded = load(spec.model, trust_checkpoint=spec.trust_checkpoint)
     example = torch.zeros(1, 3, *loaded.preprocessing.crop)
     questions = resolved_questions(spec, loaded.model, example)
-    dataset = index_dataset(spec.dataset, data_root=spec.data_root, limit=spec.limit, filter=spec.filter)
+    dataset = dataset or index_dataset(spec.dataset, data_root=spec.data_root, limit=spec.limit, filter=spec.filter)
     if not len(dataset.index):
         raise SpecError(f"data set {spec.dataset!r} has no image that --filter and --limit leave")
     arrays = tuple(

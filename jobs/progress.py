@@ -32,7 +32,13 @@ class Snapshot:
         return left / self.images_per_s if self.images_per_s > 0 else None
 
     def line(self) -> str:
+        """For programs: what `from_line` reads."""
         return PREFIX + json.dumps(asdict(self))
+
+    def sentence(self) -> str:
+        """For people who read a log."""
+        rate, left = f"{self.images_per_s:.2f}/s", duration(self.eta_s)
+        return f"{self.done} of {self.images} images, {self.failed} failed, {rate}, ETA {left}, {self.workers} workers"
 
     @classmethod
     def from_line(cls, line: str) -> Self | None:
@@ -99,9 +105,15 @@ class Bar:
 
 
 class Lines:
-    """A line every few seconds, for logs; what `submit --wait` reads from a cluster job."""
+    """A line every few seconds, for logs: a sentence, or in a cluster's job what `submit --wait` reads."""
 
-    def __init__(self, write: Callable[[str], object] | None = None, every_s: float = LINE_EVERY_S) -> None:
+    def __init__(
+        self,
+        told: Callable[[Snapshot], str] = Snapshot.sentence,
+        write: Callable[[str], object] | None = None,
+        every_s: float = LINE_EVERY_S,
+    ) -> None:
+        self._told = told
         self._write = write or (lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201  # a log line is this class's work
         self._every_s = every_s
         self._last: float | None = None
@@ -116,7 +128,7 @@ class Lines:
         now = time.monotonic()
         if self._last is None or now - self._last >= self._every_s or snapshot.done >= snapshot.images:
             self._last = now
-            self._write(snapshot.line())
+            self._write(self._told(snapshot))
 
 
 def duration(seconds: float | None) -> str:

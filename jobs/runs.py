@@ -6,7 +6,7 @@ import socket
 from typing import Any
 
 from jobs.overview import RUNS
-from jobs.planning import Device, plan
+from jobs.planning import Device, Plan, plan
 from jobs.spec import PLACEMENT, RunSpec, SpecError
 from jobs.worker import versions
 from storage.errors import RunMissingError
@@ -29,7 +29,12 @@ def open_or_create(
     uri = spec.output or f"{RUNS}/{planned.run_id}"
     if (run := find(uri)) is not None:
         return _resumed(run, spec, allow_mixed=allow_mixed)
-    run = Run.create(
+    return create(uri, planned, device, command), planned.spec
+
+
+def create(uri: str, planned: Plan, device: Device, command: str) -> Run:
+    """Write down a planned run; nothing of it is computed yet."""
+    return Run.create(
         uri,
         planned.record,
         planned.index,
@@ -39,7 +44,6 @@ def open_or_create(
         planned.spec.keep_bits,
         origin={**planned.origin, "versions": versions(), "machine": machine(), "device": device, "command": command},
     )
-    return run, planned.spec
 
 
 def find(uri: str) -> Run | None:

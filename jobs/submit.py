@@ -17,7 +17,7 @@ from jobs.driver import Driver, Ending, Watch
 from jobs.holding import hold
 from jobs.overview import log_path
 from jobs.planning import Device
-from jobs.progress import Bar, Display, Lines
+from jobs.progress import Bar, Display, Lines, Snapshot
 from jobs.remote import is_inside_job
 from jobs.runs import open_or_create
 from jobs.spec import RunSpec
@@ -68,7 +68,7 @@ def submit_here(spec: RunSpec, options: Options) -> Submitted:
             options.say(stack.enter_context(local_ray(dashboard=options.dashboard)))
         # After ray.init, which sets a handler of its own.
         stack.enter_context(stopped_by_signals(stop))
-        display: Display = Bar() if options.with_bar else Lines()
+        display: Display = Bar() if options.with_bar else Lines(Snapshot.line if inside else Snapshot.sentence)
         stack.enter_context(display)
         watch = Watch(show=display.show, warn=options.say, tick=held.renew)
         return Submitted(run, Driver(run, spec, watch, stop).drive(pending))

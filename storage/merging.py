@@ -33,7 +33,7 @@ def merge(uri: str | Path, spec: Mapping[str, Any], sources: Sequence[Run], *, c
         if any(getattr(run.record, name) != getattr(first.record, name) for run in sources):
             raise StoreError(f"runs that differ in {name} cannot be merged")
     parts = [_Part(run) for run in sources]
-    index = _joined_index(sources)
+    index = joined_index(sources)
     merged = Run.create(
         *(uri, spec, index, first.arrays, first.record.shard_length, first.record.store, first.record.keep_bits),
         origin={"merged": [run.uri for run in sources]},
@@ -108,7 +108,7 @@ def _taken(parts: Sequence[_Part], key: str) -> tuple[int, int] | None:
     return next(((number, row) for number, part in enumerate(parts) if (row := part.row(key)) is not None), None)
 
 
-def _joined_index(sources: Sequence[Run]) -> pa.Table:
+def joined_index(sources: Sequence[Run]) -> pa.Table:
     first = sources[0].index
     if all(run.index.equals(first) for run in sources):
         return first

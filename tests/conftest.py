@@ -1,4 +1,7 @@
-"""Shared by all tests: small models in float64 and small images, seeded."""
+"""Shared by all tests: small models in float64 and small images, seeded; one Ray for those that need one."""
+
+import os
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -55,3 +58,25 @@ def baseline() -> Tensor:
 @pytest.fixture
 def target() -> Tensor:
     return torch.tensor([0, 3, 1, 4])
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """Two cores, two pretended GPUs, no dashboard."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        # So that Ray writes no token into the home folder, and its workers import the models of these tests.
+        patch.setenv("RAY_AUTH_TOKEN", os.environ.get("RAY_AUTH_TOKEN", "0" * 48))
+        patch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        ray.init(
+            address="local",
+            num_cpus=2,
+            num_gpus=2,
+            object_store_memory=200_000_000,
+            include_dashboard=False,
+            log_to_driver=False,
+        )
+        yield
+        ray.shutdown()

@@ -25,6 +25,11 @@ def test_a_snapshot_survives_its_line(snapshot):
     assert Snapshot.from_line(snapshot.line()) == snapshot
 
 
+def test_a_sentence_says_it_to_people():
+    told = Snapshot(images=100, done=40, failed=2, under_way=10, images_per_s=5.0, workers=3).sentence()
+    assert told == "40 of 100 images, 2 failed, 5.00/s, ETA 10 s, 3 workers"
+
+
 def test_other_lines_are_no_snapshots():
     assert Snapshot.from_line("2026-01-01 shard committed shard=3") is None
 
@@ -63,7 +68,7 @@ def test_the_bar_moves_within_a_shard():
 
 def test_lines_come_now_and_then_and_always_at_the_end():
     written = []
-    lines = Lines(written.append, every_s=1e9)
+    lines = Lines(Snapshot.line, written.append, every_s=1e9)
     for done in (0, 1, 2, 3):
         lines.show(Snapshot(images=3, done=done, failed=0))
     assert [Snapshot.from_line(line).done for line in written] == [0, 3]
