@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from attribution.hooks import Place
+from attribution.hooks import Parts, Place
 from attribution.tap import Tap
 
 
@@ -37,6 +37,8 @@ class Front:
     """The answers to all calls that a model makes before `place`."""
 
     place: Place
+    activation: Parts
+    """The tensors at the place in the recorded pass."""
     calls: tuple[Call, ...]
     kept: tuple[tuple[Tensor, int], ...]
     """The tensors used behind the layer, with their version counters: a moved counter means they were overwritten."""
@@ -48,7 +50,7 @@ class Front:
         with recording, Tap(place, on_reach=recording.end) as tap:
             expected = score()
         calls = tuple(Call(call.function, _thinned(call.answer, recording.used)) for call in recording.calls)
-        front = cls(place, calls, tuple(recording.used.values()))
+        front = cls(place, tap.parts, calls, tuple(recording.used.values()))
         if not proven:
             with front.answering() as answers, Tap(place, replacement=tap.parts, on_reach=answers.end):
                 replayed = score()

@@ -51,6 +51,11 @@ class Score:
         """The same model explained at another target."""
         return replace(self, target=target)
 
+    def of_one(self, x: Features, count: int) -> Tensor:
+        """The score of one image for each of `count` rows' targets, from a single row.  x (1, ...) -> (count,)"""
+        output = self.output(x)
+        return self.of(output.expand(count, *output.shape[1:]) if isinstance(output, Tensor) else output)
+
     def rows(self, rows: Rows) -> Score:
         """The score of those rows only."""
         if self.target is None and not self.arguments:
@@ -74,6 +79,10 @@ class NeuronScore(Score):
         with Tap(self.place, ends=True) as tap:
             tap.run(lambda: self.output(x))
         return self.pick(tap.parts)
+
+    def of_one(self, x: Features, count: int) -> Tensor:
+        """The neuron at one image, which is the same for every row."""
+        return self(x).expand(count)
 
 
 def neuron(

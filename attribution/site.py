@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ from attribution.hooks import Place
 from attribution.passes import Passes, Rows
 from attribution.score import NeuronScore, Pick, Score, at_index, neuron
 from attribution.tap import Tap, accumulated
+
+if TYPE_CHECKING:
+    from attribution.tail import Tail
 
 __all__ = ["Input", "Known", "Layer", "NeuronScore", "Point", "Score", "Site", "Through", "neuron"]
 
@@ -40,12 +44,20 @@ class Point:
 class Site(ABC):
     """A scalar function of the images and a place in the network that is credited for it."""
 
+    is_of_images: ClassVar[bool] = True
+    """Whether x is images, which a score depends on alone; a Tail's activation belongs to the image it was taken from."""
+
     def __init__(self, explained: Score, passes: Passes | None = None) -> None:
         self.explained, self.passes = explained, passes or Passes()
 
     def score(self, x: Features) -> Tensor:
-        """What is explained.  -> (N,)"""
+        """What is explained.  -> (N,)
+
+        Where all rows of x are one image (a baseline expanded without memory), that image is passed once.
+        """
         with torch.no_grad():
+            if self.is_of_images and len(x) > 1 and not self.explained.arguments and _is_one_image(x):
+                return accumulated(self.explained.of_one(x[:1], len(x)))
             (score,) = self.passes.over(len(x), lambda rows: (accumulated(self._score(x[rows], rows)),))
         return parts_of(score)[0]
 
@@ -115,9 +127,16 @@ class Layer(Site):
     def __init__(self, explained: Score, layer: nn.Module | Place, passes: Passes | None = None) -> None:
         super().__init__(explained, passes)
         self.place = layer if isinstance(layer, Place) else Place(layer)
+        self._tail: Tail | None = None
 
     def features(self, x: Features) -> Features:
-        """The layer's activation; the pass ends there."""
+        """The layer's activation; the pass ends there, and is none where the tail at x has been recorded."""
+        if self._tail is not None and self._tail.x is x:
+            return self._tail.activation()
+        return self.activation(x)
+
+    def activation(self, x: Features) -> Features:
+        """The layer's activation, by a pass that ends there."""
 
         def one_pass(rows: Rows) -> tuple[Features]:
             with Tap(self.place, ends=True) as tap:
@@ -131,7 +150,8 @@ class Layer(Site):
         """The network behind the layer, without computing again what comes before it."""
         from attribution.tail import Tail  # a Tail is made by a Layer and asks its Layer back
 
-        return Tail(self, x)
+        self._tail = Tail(self, x)
+        return self._tail
 
     def rows(self, index: Tensor) -> Layer:
         """The same site for those images only."""
@@ -218,6 +238,10 @@ class Known(Site):
 
     def _at(self, x: Features, rows: Rows) -> Point:
         return self.site._at(x, rows)  # noqa: SLF001  # one family
+
+
+def _is_one_image(x: Features) -> bool:
+    return all(part.stride(0) == 0 for part in parts_of(x))
 
 
 def as_leaf(x: Features) -> Features:

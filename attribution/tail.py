@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attribution.bundle import Features, parts_of
+from attribution.bundle import Features, bundled, parts_of
 from attribution.front import Front, FrontDiffers
 from attribution.passes import Rows
 from attribution.site import Site, as_leaf
-from attribution.tap import Tap
+from attribution.tap import Tap, accumulated
 
 if TYPE_CHECKING:
     from attribution.site import Layer
@@ -28,6 +28,8 @@ class Tail(Site):
     whole model runs with the activation put in place by a hook; `path` says which of the two it is.
     """
 
+    is_of_images = False
+
     def __init__(self, layer: Layer, x: Features) -> None:
         super().__init__(layer.explained, layer.passes)
         self.layer, self.x = layer, x
@@ -38,6 +40,18 @@ class Tail(Site):
     def features(self, x: Features) -> Features:
         """The activation itself."""
         return x
+
+    def activation(self) -> Features:
+        """The layer's own activation at the images, from the pass that recorded what comes before it."""
+
+        def one_pass(rows: Rows) -> tuple[Features]:
+            return (bundled([accumulated(part) for part in self._front(rows).activation]),)
+
+        try:
+            return self.passes.over(len(self.x), one_pass)[0]
+        except FrontDiffers as reason:
+            self._give_up_replaying(reason)
+            return self.layer.activation(self.x)
 
     def tail(self, x: Features) -> Tail:  # noqa: ARG002  # this is the function already
         """This site."""
@@ -60,9 +74,7 @@ class Tail(Site):
             try:
                 return self._replayed(activation, rows)
             except FrontDiffers as reason:
-                logger.info("a layer's front can't be replayed, the whole model runs instead: %s", reason)
-                self.path = "hook"
-                self._fronts.clear()
+                self._give_up_replaying(reason)
         self._settle_call(rows)
         with Tap(self.place, replacement=parts_of(activation)):
             return self.explained.rows(rows)(self.x[rows])
@@ -81,6 +93,11 @@ class Tail(Site):
             with torch.no_grad():
                 self._fronts[key] = Front.record(lambda: explained(image), self.place, proven=bool(self._fronts))
         return self._fronts[key]
+
+    def _give_up_replaying(self, reason: FrontDiffers) -> None:
+        logger.info("a layer's front can't be replayed, the whole model runs instead: %s", reason)
+        self.path = "hook"
+        self._fronts.clear()
 
     def _settle_call(self, rows: Rows) -> None:
         """Turn "the last call" into a number, known after one pass."""

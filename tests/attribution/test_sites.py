@@ -127,6 +127,30 @@ def test_a_front_that_can_t_be_replayed_is_run_instead(make):
     assert tail.path == "hook"
 
 
+def test_one_baseline_for_all_images_is_passed_once(model, x, target):
+    rows = []
+    model.stem.register_forward_pre_hook(lambda _m, inputs: rows.append(len(inputs[0])))
+    baseline = torch.full((1, 3, 12, 10), 0.3, dtype=torch.float64)
+    for site in (Input(Score(model=model, target=target)), Layer(Score(model=model, target=target), model.block)):
+        expected = site.score(baseline.repeat(4, 1, 1, 1))
+        rows.clear()
+        torch.testing.assert_close(site.score(baseline.expand(4, 3, 12, 10)), expected, rtol=0, atol=1e-14)
+        assert rows == [1]
+    features = Layer(Score(model=model, target=target), model.block).features(x)
+    tail = Layer(Score(model=model, target=target), model.block).tail(x)
+    same = features[:1].expand(4, 6, 6, 5)  # one activation, four images: the skip connection tells them apart
+    torch.testing.assert_close(tail.score(same), tail.score(same.contiguous()), rtol=0, atol=1e-14)
+
+
+def test_a_layer_s_features_come_from_the_pass_that_recorded_its_tail(model, x, target):
+    site = Layer(Score(model=model, target=target), model.block)
+    expected = site.features(x)
+    site.tail(x).score(expected)
+    with CountsConvolutions() as computed:
+        torch.testing.assert_close(site.features(x), expected, **EXACT)
+    assert computed.count == 0
+
+
 def test_a_neuron_is_a_score(model, x):
     site = Input(neuron(model, model.block, (1, 2, 3)))
     kept = []
