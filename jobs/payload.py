@@ -1,6 +1,5 @@
 """Everything the report's page knows, as JSON: columns of numbers by image and method, and the words around them."""
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from jobs.class_statistics import METRICS
 from jobs.measures import places
+from jobs.run_page import run_page
 from jobs.survey import Survey
 from jobs.views import View
 
@@ -32,17 +32,11 @@ def payload(view: View, found: Survey, statistics: pa.Table, mode: Literal["stat
     classes = sorted({number for name in ("label", "prediction") for number in images[name] if number is not None})
     return {
         "mode": mode,
-        "title": _title(run.spec),
-        "subtitle": _subtitle(view),
-        "tiles": _tiles(view, images, summary),
-        "spec": _spec_lines(view),
-        "command": run.record.origin.get("command"),
-        "throughput": throughput(view),
-        "failures": failure_reasons(run.failures()),
+        **run_page(view, summary, images),
         "methods": [{"group": spec.group, "expression": spec.expression, "name": spec.group} for spec in groups],
         "classes": {number: view.class_name(number) for number in classes},
         "images": images,
-        "metrics": _present({"disagreement": images["disagreement"]}) + _metric_names(values),
+        "metrics": _metrics(images, values),
         "values": values,
         "overall": _overall(statistics, groups),
         "perClass": _per_class(statistics, groups, images, found),
@@ -61,28 +55,6 @@ def rounded(values: NDArray[Any]) -> Column:
     up, down = 10.0 ** np.maximum(places, 0), 10.0 ** np.maximum(-places, 0)
     short: Column = (np.round(values * up / down) * down / up).tolist()
     return [None if math.isnan(number) else number for number in short]
-
-
-def throughput(view: View) -> list[list[float]]:
-    """Seconds since the first commit and images done by then."""
-    known = sorted((when, len(view.run.unit_rows(unit))) for unit, when in view.run.commit_times().items())
-    done = np.cumsum([count for _, count in known])
-    points = [[when - known[0][0], int(total)] for (when, _), total in zip(known, done, strict=True)]
-    step = max(1, len(points) // 400)  # more points than pixels tell nothing more
-    return points[::step] if len(points) % step == 1 or step == 1 else [*points[::step], points[-1]]
-
-
-def failure_reasons(failures: pa.Table) -> list[dict[str, Any]]:
-    """Images by stage and reason, the most frequent first; messages that name their image are told apart by stage only."""
-    reasons: dict[tuple[str, str], dict[str, Any]] = {}
-    for each in failures.to_pylist():
-        error = each["error"].replace(each["key"], "…")
-        reason = reasons.setdefault(
-            (each["stage"], error), {"stage": each["stage"], "error": error, "key": each["key"], "images": set()}
-        )
-        reason["images"].add(each["image"])
-    listed = [{**reason, "images": None, "count": len(reason["images"])} for reason in reasons.values()]
-    return sorted(listed, key=lambda reason: -reason["count"])[:50]
 
 
 def _images(
@@ -120,12 +92,11 @@ def _values(
     return {name: rounded(column) for name, column in columns.items() if np.isfinite(column).any()}
 
 
-def _metric_names(values: Mapping[str, Mapping[str, Column]]) -> list[str]:
-    return list(dict.fromkeys(name for columns in values.values() for name in columns))
-
-
-def _present(columns: Mapping[str, Column]) -> list[str]:
-    return ["probability", *(name for name, column in columns.items() if any(value is not None for value in column))]
+def _metrics(images: Mapping[str, Column], values: Mapping[str, Mapping[str, Column]]) -> list[str]:
+    """Everything that images can be sorted by: their own numbers, then those of methods."""
+    known = any(value is not None for value in images["disagreement"])
+    own = ["probability", "disagreement"] if known else ["probability"]
+    return list(dict.fromkeys([*own, *(name for columns in values.values() for name in columns)]))
 
 
 def _overall(statistics: pa.Table, groups: list[Any]) -> dict[str, dict[str, Column]]:
@@ -170,72 +141,6 @@ def _per_class(
 def _interval(each: Mapping[str, Any]) -> Column:
     return rounded(
         np.array([each[name] if each[name] is not None else np.nan for name in ("mean", "ci_low", "ci_high")])
-    )
-
-
-def _title(spec: Mapping[str, Any]) -> str:
-    asked = spec.get("spec", {})
-    return f"{asked.get('model', 'a model')} on {asked.get('dataset', 'a data set')}"
-
-
-def _subtitle(view: View) -> str:
-    return ", ".join(spec.expression for spec in view.run.arrays)
-
-
-def _tiles(view: View, images: Mapping[str, Column], summary: pa.Table) -> list[list[str]]:
-    progress = view.run.progress()
-    judged = [
-        label == prediction
-        for label, prediction in zip(images["label"], images["prediction"], strict=True)
-        if label is not None
-    ]
-    tiles = [
-        ["Images done", f"{progress.done:,}"],
-        ["Failed", f"{progress.failed:,}"],
-        ["Methods", str(len(view.run.arrays))],
-    ]
-    if progress.committed < progress.units:
-        tiles.insert(1, ["Still to do", f"{progress.images - progress.done - progress.failed:,}"])
-    if judged:
-        tiles.append(["Predicted correctly", f"{100 * sum(judged) / len(judged):.1f} %"])
-    work = float(np.nansum(_floats(summary["seconds"])))
-    tiles.append(["Time of passes", _duration(work)])
-    return tiles
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.3g} s"
-
-
-def _spec_lines(view: View) -> list[list[str]]:
-    asked, identity = view.run.spec.get("spec", {}), view.run.spec.get("identity", {})
-    origin = {name: value for name, value in view.run.record.origin.items() if name not in {"class_names", "command"}}
-    lines = {
-        "run": view.run.spec.get("run_id"),
-        "stored at": view.run.uri,
-        **asked,
-        **{f"resolved {name}": identity[name] for name in ("weights", "preprocessing", "index") if name in identity},
-        **origin,
-    }
-    return [
-        [name.replace("_", " "), _words(value)]
-        for name, value in lines.items()
-        if value not in (None, [], {}, "") and name != "version"
-    ]
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_words(part)}" for name, part in value.items() if part is not None)
-    return (
-        ", ".join(map(_words, value))
-        if isinstance(value, list)
-        else value
-        if isinstance(value, str)
-        else json.dumps(value)
     )
 
 

@@ -13,8 +13,9 @@ from PIL import Image
 
 from jobs.kept import kept
 from jobs.page import embedded_json, render
-from jobs.payload import failure_reasons, payload, rounded
+from jobs.payload import payload, rounded
 from jobs.report import write_report
+from jobs.run_page import failure_reasons
 from jobs.scales import shared_scales
 from jobs.survey import survey
 from jobs.thumbnails import fitted, strip
