@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from PIL import Image
 
@@ -69,12 +69,11 @@ class Preprocessing:
         resized; there a grey level may differ by one.
         """
         width, height = self._resized_size(image.width, image.height)
-        resample = INTERPOLATIONS[self.interpolation]
-        if width * height > _RESIZED_PIXEL_LIMIT:
-            return self._resize_crop_only(image, width, height, resample)
+        if (width, height) != image.size and width * height > _RESIZED_PIXEL_LIMIT:
+            return self._resize_crop_only(image, width, height)
         if (width, height) != image.size:
-            image = image.resize((width, height), resample)
-        left, top = self._offset(width, self.crop[1]), self._offset(height, self.crop[0])
+            image = image.resize((width, height), INTERPOLATIONS[self.interpolation])
+        left, top = _crop_start(width, self.crop[1]), _crop_start(height, self.crop[0])
         return image.crop((left, top, left + self.crop[1], top + self.crop[0]))
 
     def _resized_size(self, width: int, height: int) -> tuple[int, int]:
@@ -85,23 +84,34 @@ class Preprocessing:
         long = int(self.resize * max(width, height) / min(width, height))
         return (self.resize, long) if width <= height else (long, self.resize)
 
-    @staticmethod
-    def _offset(length: int, crop: int) -> int:
-        """Where the crop starts; before the image (pillow then pads with 0) where the image is the smaller."""
-        return -((crop - length) // 2) if crop > length else round((length - crop) / 2)
+    def _resize_crop_only(self, image: Image.Image, width: int, height: int) -> Image.Image:
+        x, y = _span(image.width, width, self.crop[1]), _span(image.height, height, self.crop[0])
+        part = image.crop((x.low, y.low, x.high, y.high))
+        box = (x.start, y.start, x.stop, y.stop)
+        resized = part.resize((x.length, y.length), INTERPOLATIONS[self.interpolation], box=box)
+        return resized.crop((-x.padding, -y.padding, self.crop[1] - x.padding, self.crop[0] - y.padding))
 
-    def _resize_crop_only(self, image: Image.Image, width: int, height: int, resample: Image.Resampling) -> Image.Image:
-        spans = []  # of each axis: source slice, box within the slice, output length, padding before
-        for source, target, crop in ((image.width, width, self.crop[1]), (image.height, height, self.crop[0])):
-            scale = source / target
-            start = self._offset(target, crop)
-            first, last = max(start, 0), min(start + crop, target)
-            margin = math.ceil(_WIDEST_FILTER * max(scale, 1)) + 1
-            low = max(math.floor(first * scale) - margin, 0)
-            high = min(math.ceil(last * scale) + margin, source)
-            spans.append((low, high, first * scale - low, last * scale - low, last - first, first - start))
-        (x0, x1, box_x0, box_x1, w, pad_x), (y0, y1, box_y0, box_y1, h, pad_y) = spans
-        part = image.crop((x0, y0, x1, y1))
-        box = (box_x0, box_y0, min(box_x1, part.width), min(box_y1, part.height))
-        resized = part.resize((w, h), resample, box=box)
-        return resized.crop((-pad_x, -pad_y, self.crop[1] - pad_x, self.crop[0] - pad_y))
+
+class _Span(NamedTuple):
+    """One axis of a crop: the part of the source that its filter reads, where the crop lies in that part, and what it becomes."""
+
+    low: int
+    high: int
+    start: float
+    stop: float
+    length: int
+    padding: int  # black pixels before it, where the image is smaller than the crop
+
+
+def _span(source: int, target: int, crop: int) -> _Span:
+    scale = source / target
+    start = _crop_start(target, crop)
+    first, last = max(start, 0), min(start + crop, target)
+    margin = math.ceil(_WIDEST_FILTER * max(scale, 1)) + 1
+    low, high = max(math.floor(first * scale) - margin, 0), min(math.ceil(last * scale) + margin, source)
+    return _Span(low, high, first * scale - low, min(last * scale, high) - low, last - first, first - start)
+
+
+def _crop_start(length: int, crop: int) -> int:
+    """Where a centre crop starts; before the image (pillow then pads with 0) where the image is the smaller."""
+    return -((crop - length) // 2) if crop > length else round((length - crop) / 2)

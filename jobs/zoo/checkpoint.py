@@ -1,6 +1,7 @@
 """A state dict from a file, without running the file: safetensors, or torch's format with `weights_only`."""
 
 import contextlib
+import io
 import os
 import pickle
 import socket
@@ -13,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from jobs.places import ReadError, is_remote, open_file
 from jobs.zoo.entry import ModelError
 
 # Where training scripts keep the weights within a checkpoint: torch's examples and Lightning, timm, MMPretrain-like ones.
@@ -23,18 +25,22 @@ _PREFIXES = ("module.", "_orig_mod.")
 _CONNECT_TIMEOUT_S = 20.0
 
 
-def read_state(path: str | Path, *, trust_checkpoint: bool = False) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, unwrapped from what training scripts put around them."""
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise ModelError(f"checkpoint {file} not found; pass NAME:/path/to/weights.pt or .safetensors")
-    content = _safetensors(file) if file.suffix == ".safetensors" else _torch_file(file, trust_checkpoint)
-    return _unwrapped(content, file)
+def read_state(place: str, *, trust_checkpoint: bool = False) -> dict[str, Tensor]:
+    """The tensors of a checkpoint (a path or s3://, gs://, az://) by name, unwrapped from what training scripts put around them."""
+    stored = _fetched(place) if is_remote(place) else Path(place).expanduser()
+    if isinstance(stored, Path) and not stored.is_file():
+        raise ModelError(f"checkpoint {stored} not found; pass NAME:/path/to/weights.pt or .safetensors")
+    loaded = (
+        _safetensors(stored, place) if place.endswith(".safetensors") else _torch_file(stored, place, trust_checkpoint)
+    )
+    return _unwrapped(loaded, place)
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load strictly: every tensor of the model is in the state with its shape, and no other; else one line that names them."""
     wanted = model.state_dict()
+    # A count that only training reads, and that files from before 2018 lack.
+    state = {name: tensor for name, tensor in wanted.items() if name.endswith("num_batches_tracked")} | dict(state)
     missing = [name for name in wanted if name not in state]
     unexpected = [name for name in state if name not in wanted]
     misshapen = [
@@ -51,7 +57,8 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         raise ModelError(
             f"{source} does not fit {type(model).__name__}: {'; '.join(faults)}; is it of another architecture?"
         )
-    model.load_state_dict(state)
+    for name, tensor in wanted.items():
+        tensor.copy_(state[name])
 
 
 @contextlib.contextmanager
@@ -81,36 +88,47 @@ def reason(error: Exception) -> str:
     return (str(error).strip().split("\n", 1)[0] or type(error).__name__)[:200]
 
 
-def _safetensors(file: Path) -> object:
+def _fetched(uri: str) -> io.BytesIO:
     try:
-        return safetensors.torch.load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"checkpoint {file} is damaged: {error}") from error
+        file, _ = open_file(uri)
+        with file:
+            return io.BytesIO(file.read())
+    except (ReadError, OSError) as error:
+        raise ModelError(f"checkpoint {uri} can't be read: {reason(error)}") from error
 
 
-def _torch_file(file: Path, trust_checkpoint: bool) -> object:
+def _safetensors(stored: Path | io.BytesIO, place: str) -> object:
     try:
-        return torch.load(file, map_location="cpu", weights_only=not trust_checkpoint)
+        return (
+            safetensors.torch.load_file(stored) if isinstance(stored, Path) else safetensors.torch.load(stored.read())
+        )
+    except SafetensorError as error:
+        raise ModelError(f"checkpoint {place} is damaged: {reason(error)}") from error
+
+
+def _torch_file(stored: Path | io.BytesIO, place: str, trust_checkpoint: bool) -> object:
+    try:
+        return torch.load(stored, map_location="cpu", weights_only=not trust_checkpoint)
     except Exception as error:
         if trust_checkpoint or not needs_pickle(error):
-            raise ModelError(f"checkpoint {file} is damaged: {reason(error)}") from error
+            raise ModelError(f"checkpoint {place} is damaged: {reason(error)}") from error
         raise ModelError(
-            f"checkpoint {file} holds more than tensors and needs pickle, which can run any code; save its state_dict alone "
+            f"checkpoint {place} holds more than tensors and needs pickle, which can run any code; save its state_dict alone "
             "(torch.save(model.state_dict(), path)) or, if you trust where it comes from, pass --trust-checkpoint"
         ) from error
 
 
-def _unwrapped(content: object, file: Path) -> dict[str, Tensor]:
+def _unwrapped(content: object, place: str) -> dict[str, Tensor]:
     if isinstance(content, nn.Module):  # a whole pickled model; only with --trust-checkpoint
         content = content.state_dict()
     for key in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping | nn.Module):
-            return _unwrapped(content[key], file)
+            return _unwrapped(content[key], place)
     state: dict[str, Any] = dict(content) if isinstance(content, Mapping) else {}
     if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         found = ", ".join(map(str, list(state)[:5])) or type(content).__name__
         raise ModelError(
-            f"checkpoint {file} holds no state dict (found: {found}); save model.state_dict() or {{'state_dict': ...}}"
+            f"checkpoint {place} holds no state dict (found: {found}); save model.state_dict() or {{'state_dict': ...}}"
         )
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in state):

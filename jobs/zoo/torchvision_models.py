@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from jobs.zoo.checkpoint import fill, patient_and_safe, read_state, reason
 from jobs.zoo.entry import Built, ModelError
 from jobs.zoo.random_weights import build_seeded
 
+_DENSE_LAYER = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])")
 # Their builders take arguments that torchvision sets only together with its own weights.
 _INCEPTIONS = {"googlenet", "inception_v3"}
 
@@ -32,7 +34,7 @@ def build(name: str, trust_checkpoint: bool) -> Built:
     if variant == "random":
         return _random(architecture, weights.DEFAULT)
     if _is_path(variant):
-        return _checkpoint(architecture, weights.DEFAULT, variant, trust_checkpoint)
+        return _checkpoint(architecture, weights, variant, trust_checkpoint)
     if variant and variant not in weights.__members__:
         raise ModelError(_unknown_variant(architecture, variant, list(weights.__members__)))
     return _pretrained(architecture, weights[variant] if variant else weights.DEFAULT)
@@ -73,9 +75,13 @@ def _pretrained(architecture: str, weights: Any) -> Built:
     )
 
 
-def _checkpoint(architecture: str, weights: Any, path: str, trust_checkpoint: bool) -> Built:
-    """The user's weights in this architecture, with the preprocessing of its default weights and as many classes as they have."""
-    state = read_state(path, trust_checkpoint=trust_checkpoint)
+def _checkpoint(architecture: str, kinds: Any, path: str, trust_checkpoint: bool) -> Built:
+    """The user's weights in this architecture, with the preprocessing of its default weights and as many classes as they have.
+
+    A file of torchvision's own, known by its name, keeps the preprocessing that belongs to it.
+    """
+    state = _modern_names(read_state(path, trust_checkpoint=trust_checkpoint), architecture)
+    weights = next((each for each in kinds if Path(each.url).name == Path(path).name), kinds.DEFAULT)
     categories = tuple(weights.meta["categories"])
     model = _shaped_like(state, architecture, len(categories))
     fill(model, state, f"checkpoint {path}")
@@ -112,6 +118,13 @@ def _shaped_like(state: Mapping[str, Tensor], architecture: str, class_count: in
     if head in state and state[head].ndim and state[head].shape[0] != class_count:
         model = torchvision.models.get_model(architecture, weights=None, num_classes=state[head].shape[0], **arguments)
     return model
+
+
+def _modern_names(state: dict[str, Tensor], architecture: str) -> dict[str, Tensor]:
+    """DenseNet's published files say `norm.1` where its modules have been called `norm1` since torchvision 0.3."""
+    if not architecture.startswith("densenet"):
+        return state
+    return {_DENSE_LAYER.sub(r"\1\2", name): tensor for name, tensor in state.items()}
 
 
 def _class_count(model: nn.Module) -> int:

@@ -1,131 +1,30 @@
-"""Promises: the crop is torchvision's to the bit; every picture that a person could read is read; nothing else than DecodeError comes out."""
+"""Promises: every picture that a person could read is read; nothing else than DecodeError comes out."""
 
 import io
-import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import SMALL, encoded, lean_environment, photograph, torchvision_crop
 from PIL import Image
 
-from jobs.images import DecodeError, Preprocessing, ReadError, decode, decode_rows, read
+from jobs.datasets import index_dataset
+from jobs.images import DecodeError, Preprocessing, decode, decode_rows, read
 from jobs.indexing.entry import to_table
-from jobs.indexing.folder import walk
-from jobs.torchvision_shim import torchvision
-
-SMALL = Preprocessing(resize=40, crop=(32, 32))
-
-
-def picture(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
-    """Smooth colours with some noise: like a photograph, no two pixels the same by design."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height, 0:width]
-    waves = np.stack([np.sin(x / 9 + k) + np.cos(y / 7 - k) for k in range(3)], axis=-1)
-    pixels = np.clip(128 + 50 * waves + rng.normal(0, 12, waves.shape), 0, 255).astype(np.uint8)
-    return Image.fromarray(pixels).convert(mode)
-
-
-def encoded(image: Image.Image, form: str = "PNG", **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, form, **options)
-    return file.getvalue()
-
-
-def torchvision_crop(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    functional = torchvision.transforms.functional
-    mode = torchvision.transforms.InterpolationMode(preprocessing.interpolation)
-    resize = preprocessing.resize
-    if resize is not None:
-        size = [resize] if isinstance(resize, int) else list(resize)
-        image = functional.resize(image, size, interpolation=mode, antialias=True)
-    return np.asarray(functional.center_crop(image, list(preprocessing.crop)))
-
-
-class TestCrop:
-    @settings(max_examples=150, deadline=None)
-    @given(
-        size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
-        resize=st.one_of(st.none(), st.integers(1, 70), st.tuples(st.integers(1, 70), st.integers(1, 70))),
-        crop=st.tuples(st.integers(1, 70), st.integers(1, 70)),
-        interpolation=st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]),
-    )
-    def test_equals_torchvision_to_the_bit(self, size, resize, crop, interpolation):
-        preprocessing = Preprocessing(resize=resize, crop=crop, interpolation=interpolation)
-        image = picture(*size)
-        assert np.array_equal(decode(encoded(image), preprocessing), torchvision_crop(image, preprocessing))
-
-    @pytest.mark.parametrize("size", [(640, 427), (427, 640), (224, 224), (256, 999), (100, 80)])
-    @pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0", "inception_v3", "swin_v2_t"])
-    def test_normalised_it_is_the_transform_of_the_weights(self, name, size):
-        from jobs.zoo.torchvision_models import preprocessing_of
-
-        weights = torchvision.models.get_model_weights(name).DEFAULT
-        image, preprocessing = picture(*size), preprocessing_of(weights)
-        expected = weights.transforms()(image).numpy()
-        pixels = decode(encoded(image), preprocessing).astype(np.float32).transpose(2, 0, 1) / np.float32(255)
-        mean, std = (np.array(each, np.float32).reshape(3, 1, 1) for each in (preprocessing.mean, preprocessing.std))
-        assert np.array_equal((pixels - mean) / std, expected)
-
-    @pytest.mark.parametrize("size", [(30_000, 30), (30, 30_000), (40_000, 90), (9_000, 20)])
-    @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-    def test_a_long_strip_is_never_resized_whole(self, size, interpolation):
-        """At most one grey level from the whole resize, which would need up to 0.5 GB for these."""
-        preprocessing = Preprocessing(resize=256, crop=(224, 224), interpolation=interpolation)
-        image = picture(*size)
-        ours = decode(encoded(image), preprocessing).astype(int)
-        assert np.abs(ours - torchvision_crop(image, preprocessing)).max() <= 1
-
-    def test_a_strip_of_one_pixel_costs_little_memory(self):
-        """65,000 x 1 resized whole would be 17 GB; in a process that may use 1 GB it must work."""
-        code = (
-            "import resource, io; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30));"
-            "from PIL import Image; from jobs.images import decode, Preprocessing;"
-            "f = io.BytesIO(); Image.new('RGB', (65000, 1), 'red').save(f, 'PNG');"
-            "print(decode(f.getvalue(), Preprocessing()).mean(axis=(0, 1)).tolist())"
-        )
-        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_lean())
-        assert json.loads(out.stdout) == [255, 0, 0]
-
-    def test_round_trips_through_json_and_refuses_what_it_does_not_know(self):
-        for given_ in (
-            Preprocessing(),
-            Preprocessing(resize=(9, 8), crop=(5, 6), interpolation="bicubic"),
-            Preprocessing(resize=None),
-        ):
-            assert Preprocessing.from_json(json.loads(json.dumps(given_.to_json()))) == given_
-        with pytest.raises(ValueError, match="unknown fields zoom; known: resize"):
-            Preprocessing.from_json({"zoom": 2})
-
-    @pytest.mark.parametrize(
-        "wrong",
-        [
-            {"resize": 0},
-            {"crop": (3,)},
-            {"crop": (0, 3)},
-            {"interpolation": "cubic"},
-            {"std": (0, 1, 1)},
-            {"mean": (1, 2)},
-        ],
-    )
-    def test_nonsense_is_refused(self, wrong):
-        with pytest.raises(ValueError, match="preprocessing: "):
-            Preprocessing(**wrong)
 
 
 class TestModes:
     @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr"])
     def test_other_colour_spaces_become_rgb(self, mode):
         form = "TIFF" if mode in {"CMYK", "YCbCr"} else "PNG"
-        image = picture(50, 45, mode)
+        image = photograph(50, 45, mode)
         assert np.array_equal(decode(encoded(image, form), SMALL), torchvision_crop(image.convert("RGB"), SMALL))
 
     def test_cmyk_jpeg_looks_like_its_rgb(self):
-        image = picture(64, 64)
+        image = photograph(64, 64)
         ours = decode(encoded(image.convert("CMYK"), "JPEG", quality=100), SMALL).astype(int)
         assert np.abs(ours - decode(encoded(image), SMALL)).mean() < 3  # JPEG's own loss
 
@@ -158,12 +57,12 @@ class TestModes:
 
         exif = Image.Exif()
         exif[0x0112] = orientation
-        content = encoded(picture(60, 44), "JPEG", exif=exif, quality=100)
+        content = encoded(photograph(60, 44), "JPEG", exif=exif, quality=100)
         upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
         assert np.array_equal(decode(content, SMALL), torchvision_crop(upright, SMALL))
 
     def test_a_damaged_exif_block_does_not_spoil_the_picture(self):
-        content = encoded(picture(60, 44), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+        content = encoded(photograph(60, 44), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
         assert decode(content, SMALL).shape == (32, 32, 3)
 
     def test_one_pixel(self):
@@ -184,8 +83,8 @@ class TestWhatIsNoPicture:
                 b"this is a text file named .jpg",
                 "no picture in a known format; the 30 bytes start with b'this is a text f'",
             ),
-            (encoded(picture(60, 60), "JPEG")[:900], "damaged picture: .*truncated"),
-            (encoded(picture(60, 60), "JPEG")[:3], "damaged picture|no picture"),
+            (encoded(photograph(60, 60), "JPEG")[:900], "damaged picture: .*truncated"),
+            (encoded(photograph(60, 60), "JPEG")[:3], "damaged picture|no picture"),
             (encoded(Image.new("F", (9, 9)), "TIFF"), "32-bit float pixels have no defined white"),
             (encoded(Image.new("I", (9, 9), 70_000), "TIFF"), "32-bit integer pixels have no defined white"),
             (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture in a known format"),
@@ -210,7 +109,7 @@ class TestWhatIsNoPicture:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
         monkeypatch.setattr("jobs.images._PIXEL_LIMIT", 99)
         with pytest.raises(DecodeError, match="10 x 10 pixels are more than 99"):
-            decode(encoded(picture(10, 10)), SMALL)
+            decode(encoded(photograph(10, 10)), SMALL)
 
     @settings(max_examples=200, deadline=None)
     @given(
@@ -223,7 +122,7 @@ class TestWhatIsNoPicture:
     @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF"])
     def test_damage_anywhere_is_decoded_or_refused(self, form):
         rng = np.random.default_rng(0)
-        whole = encoded(picture(40, 33), form)
+        whole = encoded(photograph(40, 33), form)
         for _ in range(60):
             damaged = bytearray(whole)
             for place in rng.integers(0, len(whole), rng.integers(1, 6)):
@@ -232,57 +131,27 @@ class TestWhatIsNoPicture:
             _decodes_or_refuses(whole[: rng.integers(len(whole))])
 
 
-class TestRead:
-    def test_a_part_and_the_whole(self, tmp_path):
-        file = tmp_path / "shard.bin"
-        file.write_bytes(bytes(range(200)))
-        assert read(str(file)) == bytes(range(200))
-        assert read(str(file), 10, 5) == bytes(range(10, 15))
-        assert read(file.as_uri(), 10, 5) == bytes(range(10, 15))
-
-    def test_what_is_missing_or_short_or_no_file_is_named(self, tmp_path):
-        (tmp_path / "short").write_bytes(b"12")
-        os.mkfifo(tmp_path / "pipe")
-        for name, offset, reason in [
-            ("absent", None, "No such file"),
-            ("short", 0, "ends after 2 of 9 bytes"),
-            ("pipe", None, "not a regular file"),  # a plain open would wait for a writer
-            (".", None, "Is a directory|not a regular file"),
-        ]:
-            with pytest.raises(ReadError, match=reason):
-                read(str(tmp_path / name), offset, 9)
-
-    def test_a_changed_file_is_noticed_even_where_its_size_is_the_same(self, tmp_path):
-        Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
-        table = to_table(walk(tmp_path))
-        assert not decode_rows(table, SMALL).failures
-        os.utime(tmp_path / "a.png", (1, 1))
-        (failure,) = decode_rows(table, SMALL).failures
-        assert (failure.stage, failure.key) == ("read", "a.png")
-        assert "changed since it was indexed" in failure.error
-
-
 class TestDecodeRows:
     def test_the_folder_of_horrors(self, tmp_path):
         """Issue 2's list: readable ones are attributed, the others are failures with the reason."""
         exif = Image.Exif()
         exif[0x0112] = 6
         readable = {
-            "cmyk.jpg": encoded(picture(50, 50, "CMYK"), "JPEG"),
+            "cmyk.jpg": encoded(photograph(50, 50, "CMYK"), "JPEG"),
             "grey16.png": encoded(Image.fromarray(np.full((50, 50), 40_000, np.uint16))),
-            "palette.png": encoded(picture(50, 50, "P"), transparency=0),
-            "rotated.jpg": encoded(picture(60, 40), "JPEG", exif=exif),
-            "pixel.png": encoded(picture(1, 1)),
-            "strip.png": encoded(picture(30_000, 30)),
+            "palette.png": encoded(photograph(50, 50, "P"), transparency=0),
+            "rotated.jpg": encoded(photograph(60, 40), "JPEG", exif=exif),
+            "pixel.png": encoded(photograph(1, 1)),
+            "strip.png": encoded(photograph(30_000, 30)),
         }
         broken = {
             "text.jpg": (b"hello, I am a text file", "no picture in a known format"),
-            "truncated.jpg": (encoded(picture(99, 99), "JPEG")[:1500], "truncated"),
+            "truncated.jpg": (encoded(photograph(99, 99), "JPEG")[:1500], "truncated"),
             "zero.jpg": (b"", "zero bytes"),
         }
         for name, content in (readable | {name: content for name, (content, _) in broken.items()}).items():
             (tmp_path / name).write_bytes(content)
-        table = to_table(walk(tmp_path))
+        table = index_dataset(str(tmp_path)).index
         decoded = decode_rows(table, SMALL)
         keys = table["key"].to_pylist()
         assert [keys[row] for row in decoded.rows] == sorted(readable)
@@ -299,7 +168,7 @@ class TestDecodeRows:
         for number in range(200):
             suffix = [".jpg", ".png", ".webp", ".gif", ".bmp", ".tif"][number % 6]
             (tmp_path / f"{number:03d}{suffix}").write_bytes(rng.bytes(int(rng.integers(0, 4000))))
-        decoded = decode_rows(to_table(walk(tmp_path)), SMALL)
+        decoded = decode_rows(index_dataset(str(tmp_path)).index, SMALL)
         assert sorted([*decoded.rows.tolist(), *(failure.image for failure in decoded.failures)]) == list(range(200))
         assert all("\n" not in failure.error for failure in decoded.failures)
 
@@ -307,7 +176,7 @@ class TestDecodeRows:
         self, tmp_path, monkeypatch
     ):
         Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
-        table, calls = to_table(walk(tmp_path)), []
+        table, calls = index_dataset(str(tmp_path)).index, []
 
         def flaky(*place):
             calls.append(place)
@@ -330,14 +199,16 @@ class TestDecodeRows:
     def test_row_numbers_are_those_of_the_index(self, tmp_path):
         for name in "abc":
             Image.new("RGB", (9, 9)).save(tmp_path / f"{name}.png")
-        table = to_table(walk(tmp_path)).slice(1)
+        table = index_dataset(str(tmp_path)).index.slice(1)
         assert decode_rows(table, SMALL).rows.tolist() == [1, 2]
 
 
 def test_decoding_needs_no_torch():
     """Decode workers start in a second and share no memory with a model."""
     code = "import sys, jobs.images, jobs.datasets; print({'torch', 'torchvision', 'ray'} & set(sys.modules))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_lean())
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=lean_environment()
+    )
     assert out.stdout.strip() == "set()"
 
 
@@ -352,7 +223,3 @@ def _decodes_or_refuses(content: bytes) -> None:
         return
     assert message
     assert "\n" not in message
-
-
-def _lean() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
