@@ -17,6 +17,7 @@ from attribution.explain import output_shape, resolve
 from attribution.question import Question, parse
 from jobs.datasets import Dataset, index_dataset
 from jobs.models import Loaded, load
+from jobs.references import choose_references, fitted, reference_keys
 from jobs.shard import rows_asked
 from jobs.spec import RunSpec, SpecError, short_hash, slug
 from storage.records import ArraySpec
@@ -63,6 +64,8 @@ def plan(spec: RunSpec, device: Device, dataset: Dataset | None = None) -> Plan:
     dataset = dataset or index_dataset(spec.dataset, data_root=spec.data_root, limit=spec.limit, filter=spec.filter)
     if not len(dataset.index):
         raise SpecError(f"data set {spec.dataset!r} has no image that --filter and --limit leave")
+    references = choose_references(dataset.index, questions, spec.seed, loaded.preprocessing)
+    questions = fitted(questions, len(references))
     arrays = tuple(
         array_spec(group, question, output_shape(question, loaded.model, example))
         for group, question in zip(group_names(questions), questions, strict=True)
@@ -81,6 +84,7 @@ def plan(spec: RunSpec, device: Device, dataset: Dataset | None = None) -> Plan:
         "weights": {"name": loaded.weights, "sha256": loaded.digest},
         "preprocessing": loaded.preprocessing.to_json(),
         "index": dataset.digest,
+        **({"references": reference_keys(dataset.index, references)} if references else {}),
         **{name: spec.to_json()[name] for name in DETERMINING},
     }  # nothing of where and how: equal identities are the same run
     run_id = f"{slug(spec.model)}-{slug(questions[0].name)}-{short_hash(identity)}"

@@ -30,6 +30,8 @@ class Inquiry:
     store: Store = "full"
     keep_bits: int = 10
     score: Callable[[object], Tensor] | None = None
+    references: np.ndarray | None = None
+    """(K, H, W, 3) uint8, what the baselines `reference` and `mean` draw from."""
     device: torch.device
 
     @property
@@ -71,20 +73,26 @@ def attribute_shard(
 
 def to_device(inquiry: Inquiry, images: ShardImages) -> Images:
     """The pixels as the model sees them: uint8 travels to the device, a quarter of the bytes, and becomes float there."""
-    pixels = torch.from_numpy(np.array(images.pixels))  # Ray's arrays are read-only views; torch wants its own
+    references = None if inquiry.references is None else _normalised(inquiry, inquiry.references)
+    return Images(
+        pixels=_normalised(inquiry, images.pixels),
+        keys=images.keys,
+        labels=torch.from_numpy(images.labels).to(inquiry.device),
+        normalisation=Normalisation(inquiry.mean, inquiry.std),
+        references=references,
+        mean=None if references is None else references.mean(0),
+    )
+
+
+def _normalised(inquiry: Inquiry, decoded: np.ndarray) -> Tensor:
+    pixels = torch.from_numpy(np.array(decoded))  # Ray's arrays are read-only views; torch wants its own
     if inquiry.device.type == "cuda":
         pixels = pixels.pin_memory().to(inquiry.device, non_blocking=True)
     dtype = torch.float64 if inquiry.precision == "float64" else torch.float32
     mean, std = (
         torch.tensor(v, dtype=dtype, device=inquiry.device).reshape(1, -1, 1, 1) for v in (inquiry.mean, inquiry.std)
     )
-    normalised = (pixels.permute(0, 3, 1, 2).to(dtype) / 255 - mean) / std
-    return Images(
-        pixels=normalised.contiguous(),
-        keys=images.keys,
-        labels=torch.from_numpy(images.labels).to(inquiry.device),
-        normalisation=Normalisation(inquiry.mean, inquiry.std),
-    )
+    return ((pixels.permute(0, 3, 1, 2).to(dtype) / 255 - mean) / std).contiguous()
 
 
 def _result(

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from attribution.question import parse
@@ -18,6 +19,8 @@ from jobs.events import Piece
 from jobs.metrics import Recorder, recorder
 from jobs.models import load
 from jobs.planning import load_score
+from jobs.preprocessing import Preprocessing
+from jobs.references import reference_pixels
 from jobs.retry import Fault
 from jobs.shard import Inquiry, attribute_shard
 from jobs.spec import RunSpec, SpecError
@@ -110,6 +113,7 @@ class Worker:
             store=spec.store,
             keep_bits=spec.keep_bits,
             score=score,
+            references=self._references(record["identity"].get("references"), loaded.preprocessing),
             device=device,
         )
         self._record: Recorder = recorder(record["run_id"], spec.model)
@@ -124,6 +128,9 @@ class Worker:
         }
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         return {"device": self._marks["device"], "node": platform.node(), "pid": os.getpid(), "gpus": visible}
+
+    def _references(self, keys: list[str] | None, preprocessing: Preprocessing) -> np.ndarray | None:
+        return None if not keys else reference_pixels(self._run.index, keys, preprocessing)
 
     def report(self) -> Report:
         current = self._current
