@@ -49,9 +49,9 @@ function parseFilter(text, lookup) {
       const options = [operand()];
       while (take(",")) options.push(operand());
       need(")");
-      return maybe((x, row) => options.some((option) => option(row) === x));
+      return maybe((x, row) => options.some((option) => option(row) === x) || (options.some((option) => option(row) === null) ? null : false));
     }
-    if (take("between")) { const low = operand(); need("and"); const high = operand(); return maybe((x, row) => x >= low(row) && x <= high(row)); }
+    if (take("between")) { const low = operand(); need("and"); const high = operand(); return maybe((x, row) => (low(row) === null || high(row) === null ? null : x >= low(row) && x <= high(row))); }
     if (is("like") || is("ilike")) {
       const sensitive = is("like");
       at += 1;
@@ -77,6 +77,7 @@ function parseFilter(text, lookup) {
       need(")");
       return (row) => { const x = inner(row); return x === null ? null : Math.abs(x); };
     }
+    if (token.kind === "word" && token.value.toLowerCase() === "null") return () => null;
     const values = token.kind === "word" ? lookup(token.value.toLowerCase()) : null;
     if (!values) throw new Error(`no column “${token.value}”`);
     return (row) => values[row] ?? null;

@@ -10,6 +10,7 @@ from fake_runs import fake_run
 
 from jobs.page import render
 from jobs.report import write_report
+from storage.run import Run
 
 pytestmark = pytest.mark.browser
 
@@ -109,6 +110,31 @@ def test_filter_box_understands_comparisons_and_plain_words(page, folder):
     wait(lambda: status(page) == "10 of 59 images")
     fill(page, "label is null")
     wait(lambda: status(page) == "5 of 59 images")
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "probability < 0.7 and (label = 1 or label = 3)",
+        "not (label > 1)",  # null for an image without a label: neither it nor its opposite is kept
+        "not (label > 1) or image < 20",
+        "label not in (0, 2) and convergence_delta is not null",
+        "label in (0, null)",
+        "image between 10 and 30 and key like 'photo-0002_%'",
+        "key not like '%<%' and abs_sum >= 2 and -image < -40",
+        "prediction <> label or abs(convergence_delta) = 0.04",
+        "key ilike 'PHOTO-%5.jpg' or key = '</script><script>alert(2)</script>.jpg'",
+    ],
+)
+def test_filter_box_agrees_with_sql(page, folder, where):
+    answer = Run.open(folder / "run").sql(
+        f"select count(*) as n from summary where name = 'integrated_gradients' and ({where})"
+    )
+    expected = answer["n"][0].as_py()
+    assert 0 < expected < 59
+    visit(page, folder, "#gallery")
+    fill(page, where)
+    wait(lambda: status(page) == f"{expected} of 59 images")
 
 
 @pytest.mark.parametrize(
