@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import re
 from abc import ABC, abstractmethod
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from attribution.bundle import Features, expanded, row_sum
 from attribution.errors import AttributionError
+from attribution.expression import defaults
 from attribution.hooks import Place
 from attribution.passes import Passes
 from attribution.score import NeuronScore, Score
@@ -109,11 +110,7 @@ class Method(ABC):
     @classmethod
     def parameters(cls) -> dict[str, Any]:
         """Each parameter with its default."""
-        return {field.name: _default(field) for field in fields(cls)}
-
-
-def _default(field: Field[Any]) -> Any:
-    return field.default_factory() if field.default_factory is not MISSING else field.default
+        return defaults(cls)
 
 
 def completeness_delta(method: Method, site: Site, x: Features, attribution: Features, **needs: Any) -> Tensor | None:

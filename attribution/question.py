@@ -5,15 +5,13 @@ integrated_gradients(n_steps=50, at="layer4.1", of="layer4.1:12,3,3", target="la
 
 from __future__ import annotations
 
-import ast
-import json
 from dataclasses import dataclass
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from attribution import methods as _all_methods
 from attribution.baselines import parse_baselines, reference_count
 from attribution.errors import ExpressionError, nearest
+from attribution.expression import changed, construct, parse_call, spelled
 from attribution.method import METHODS, SHORT_NAMES, Cost, Method
 from attribution.methods.noise_tunnel import KINDS, NoiseTunnel
 from attribution.target import Aim
@@ -96,20 +94,7 @@ class Question:
 
     def __str__(self) -> str:
         """The canonical expression: parameters in order, then reserved words, defaults left out."""
-        defaults = self.method.parameters()
-        own = [(name, getattr(self.method, name)) for name in defaults if getattr(self.method, name) != defaults[name]]
-        noise = (
-            None
-            if self.noise is None
-            else _call(
-                self.noise.kind,
-                [
-                    (name, getattr(self.noise, name))
-                    for name in ("samples", "stdev")
-                    if getattr(self.noise, name) != NoiseTunnel.parameters()[name]
-                ],
-            )
-        )
+        noise = self.noise and spelled(self.noise.kind, changed(self.noise, but=("method", "kind")))
         usual = (
             None
             if self.method.default_baseline is None
@@ -122,7 +107,8 @@ class Question:
             "baseline": None if self.baseline == usual else self.baseline,
             "noise": noise,
         }
-        return _call(self.name, own + [(word, value) for word, value in words.items() if value is not None])
+        given = [(word, value) for word, value in words.items() if value is not None]
+        return spelled(self.name, changed(self.method) + given)
 
 
 def parse(text: str, **otherwise: str | None) -> Question:
@@ -131,13 +117,14 @@ def parse(text: str, **otherwise: str | None) -> Question:
     `otherwise` gives the reserved words that the expression leaves open (the command line's --layer, --target, ...);
     a baseline is passed over by methods that compare with nothing.
     """
-    name, given = _parse_call(text)
+    name, given = parse_call(text)
     method_class = METHODS.get(SHORT_NAMES.get(name, name))
     if method_class is None:
         raise ExpressionError(
             f"method {name!r} not found; {nearest(name, [*METHODS, *SHORT_NAMES])} (see: cli.py methods)"
         )
-    method = _construct(method_class, {key: value for key, value in given.items() if key not in RESERVED})
+    own = {key: value for key, value in given.items() if key not in RESERVED}
+    method = construct(method_class, method_class.method_name(), own, also=RESERVED)
     words = {word: given.get(word, otherwise.get(word)) for word in RESERVED}
     if method.default_baseline is None and "baseline" not in given:
         del words["baseline"]
@@ -153,75 +140,10 @@ def _reserved(word: str, value: Any, method: Method) -> Any:
 
 
 def _parse_noise(text: str, method: Method) -> NoiseTunnel:
-    kind, given = _parse_call(text)
+    kind, given = parse_call(text)
     if kind not in KINDS:
         raise ExpressionError(f"noise {kind!r} not found; {nearest(kind, KINDS)}")
-    unknown = set(given) - {"samples", "stdev"}
-    if unknown:
-        raise ExpressionError(f"{kind} has no parameter {min(unknown)!r}; it takes samples, stdev")
-    return NoiseTunnel(method, kind, **given)
-
-
-def _construct(method_class: type[Method], given: dict[str, Any]) -> Method:
-    defaults, kinds = method_class.parameters(), get_type_hints(method_class)
-    for key, value in given.items():
-        if key not in defaults:
-            known = [*defaults, *RESERVED]
-            raise ExpressionError(f"{method_class.method_name()} has no parameter {key!r}; {nearest(key, known)}")
-        if not _fits(value, kinds[key]):
-            expected = " or ".join(_spelled(kinds[key]))
-            raise ExpressionError(
-                f"{method_class.method_name()}({key}={value!r}): {expected} like {defaults[key]!r} is expected"
-            )
-    return method_class(**given)
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a literal is of a field's type; a whole number serves as a float, but True is no number."""
-    if isinstance(kind, UnionType):
-        return any(_fits(value, one) for one in get_args(kind))
-    if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, get_args(kind)[0]) for item in value)
-    if isinstance(value, bool) or kind is bool:
-        return isinstance(value, bool) and kind is bool
-    return isinstance(value, int | float if kind is float else kind)
-
-
-def _spelled(kind: Any) -> list[str]:
-    if isinstance(kind, UnionType):
-        return [word for one in get_args(kind) for word in _spelled(one)]
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", NoneType: "None"}
-    return [names.get(kind, "a tuple")]
-
-
-def _parse_call(text: str) -> tuple[str, dict[str, Any]]:
-    """`name` or `name(key=literal, ...)`."""
-    example = 'write it like integrated_gradients(n_steps=50, target="label")'
-    try:
-        node = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError) as error:
-        raise ExpressionError(f"expression {text!r} does not parse; {example}") from error
-    if isinstance(node, ast.Name):
-        return node.id, {}
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
-        raise ExpressionError(f"expression {text!r} does not parse; {example}")
-    given: dict[str, Any] = {}
-    for keyword in node.keywords:
-        try:
-            given[str(keyword.arg)] = ast.literal_eval(keyword.value)
-        except ValueError as error:
-            raise ExpressionError(f"{ast.unparse(keyword.value)!r} in {text!r} is not a literal; {example}") from error
-    return node.func.id, given
-
-
-def _call(name: str, arguments: list[tuple[str, Any]]) -> str:
-    if not arguments:
-        return name
-    return f"{name}({', '.join(f'{key}={_literal(value)}' for key, value in arguments)})"
-
-
-def _literal(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    return construct(NoiseTunnel, kind, given, method=method, kind=kind)
 
 
 def _refuse_neuron(text: str) -> Neuron:
