@@ -30,6 +30,16 @@ def credited(values: Tensor, mask: Features, like: Features) -> Features:
     return bundled([_by_feature(values, where).expand_as(part).contiguous() for where, part in together])
 
 
+def region_sizes(mask: Features, like: Features) -> Features:
+    """For each feature, how many features its region has.  -> (N, *features)"""
+    counts = region_counts(mask, len(like))
+    sizes = torch.zeros(len(like), int(counts.max()), dtype=torch.float64)
+    for where, part in zip(parts_of(mask), parts_of(like), strict=True):
+        regions = where.expand(part.shape).flatten(1).cpu()
+        sizes += torch.stack([torch.bincount(row, minlength=sizes.shape[1]) for row in regions])
+    return credited(sizes.to(parts_of(like)[0].dtype), mask, like)
+
+
 def _by_feature(values: Tensor, mask: Tensor) -> Tensor:
     """(N, regions), (1 or N, *features) -> (N, *features)"""
     regions = mask.flatten(1).expand(len(values), -1)

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from types import NoneType, UnionType
@@ -47,6 +48,11 @@ def construct(
             expected = " or ".join(_spelled(types[key]))
             raise ExpressionError(f"{name}({key}={value!r}): {expected} like {usual[key]!r} is expected")
     return kind(**fixed, **given)
+
+
+def snake_case(name: str) -> str:
+    """`IntegratedGradients` -> `integrated_gradients`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def defaults(kind: Any) -> dict[str, Any]:

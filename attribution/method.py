@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from attribution.bundle import Features, expanded, row_sum
+from attribution.bundle import Features, expanded
 from attribution.errors import AttributionError
-from attribution.expression import defaults
+from attribution.expression import defaults, snake_case
 from attribution.hooks import Place
 from attribution.passes import Passes
 from attribution.score import NeuronScore, Score
@@ -31,6 +30,14 @@ class Cost:
 
     forward: float = 0
     forward_backward: float = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attributed:
+    """What a method tells of N images: the attribution, and the gradients it took for each where it decides that itself."""
+
+    features: Features
+    steps: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,8 @@ class Method(ABC):
     lends_rules: ClassVar[bool] = False
     """Its gradients follow rules lent to the model's operations, so that how a function is written matters."""
     default_baseline: ClassVar[str | None] = None
+    slopes: ClassVar[bool] = False
+    """The map holds slopes of the score, not shares of it."""
     captum: ClassVar[tuple[str, ...]] = ()
     """The names that Captum gives to this method at the input, at a layer and for a neuron."""
 
@@ -73,11 +82,24 @@ class Method(ABC):
     def attribute(self, site: Site, x: Features, *args: Any, **needs: Any) -> Features:
         """The attribution of every image.  x (N, ...) -> (N, *features)"""
 
+    def attributed(self, site: Site, x: Features, **needs: Any) -> Attributed:
+        """The attribution, with what else the method has to tell about it."""
+        return Attributed(self.attribute(site, x, **needs))
+
     def explained_difference(self, site: Site, x: Features, *args: Any, **needs: Any) -> Tensor | None:  # noqa: ARG002  # lets overrides name their needs
         """What the attributions of an image add up to where the method is complete; None where nothing is promised.  (N,)"""
-        if "completeness" not in self.axioms or not getattr(self, "multiply_by_inputs", True):
+        if "completeness" not in self.axioms or not self.holds_shares:
             return None
         return site.score(x) - site.score(expanded(needs["baseline"], x))
+
+    @property
+    def holds_shares(self) -> bool:
+        """Whether the map shares out the score, or its difference to the baseline's, among the features."""
+        return not self.slopes and getattr(self, "multiply_by_inputs", True)
+
+    def shares(self, attribution: Features, *args: Any, **needs: Any) -> Features:  # noqa: ARG002  # lets overrides name their needs
+        """The map such that features share out the score, where it holds shares but spells them out otherwise."""
+        return attribution
 
     def site(self, explained: Score, at: Place | None, of: NeuronScore | None, passes: Passes) -> Site:
         """Where the formula is asked: at the input or a layer, about the score or about a neuron instead of it."""
@@ -95,7 +117,7 @@ class Method(ABC):
     @classmethod
     def method_name(cls) -> str:
         """The one spelling: snake case of the class's name."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
+        return snake_case(cls.__name__)
 
     @classmethod
     def help(cls) -> str:
@@ -111,9 +133,3 @@ class Method(ABC):
     def parameters(cls) -> dict[str, Any]:
         """Each parameter with its default."""
         return defaults(cls)
-
-
-def completeness_delta(method: Method, site: Site, x: Features, attribution: Features, **needs: Any) -> Tensor | None:
-    """How far the attributions of each image are from adding up to what they explain.  -> (N,)"""
-    difference = method.explained_difference(site, x, **needs)
-    return None if difference is None else row_sum(attribution) - difference

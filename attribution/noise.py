@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,7 +23,7 @@ class Draws:
     keys: tuple[str, ...]
     path: str = ""
 
-    def within(self, draw: int) -> "Draws":
+    def within(self, draw: int | str) -> "Draws":
         """The draws inside draw `draw` of an outer loop, e.g. of a noise tunnel around a stochastic method."""
         return replace(self, path=f"{self.path}/{draw}")
 
@@ -32,7 +33,11 @@ class Draws:
 
     def normal(self, like: Features, draw: int) -> Features:
         """Standard normal numbers of the shape, dtype and device of `like`.  (N, ...)"""
-        return bundled([self._rows("normal", part, draw, number) for number, part in enumerate(parts_of(like))])
+        return self._rows("normal", like, draw, lambda row, generator: row.normal_(generator=generator))
+
+    def box(self, like: Features, draw: int) -> Features:
+        """Numbers in [-1, 1) of the shape, dtype and device of `like`.  (N, ...)"""
+        return self._rows("box", like, draw, lambda row, generator: row.uniform_(-1, 1, generator=generator))
 
     def uniform(self, draw: int, like: Tensor) -> Tensor:
         """One number in [0, 1) per image, in the dtype and on the device of `like`.  (N,)"""
@@ -60,11 +65,16 @@ class Draws:
         seed = int.from_bytes(hashlib.blake2b(identity, digest_size=8).digest(), "little") >> 1
         return torch.Generator(device).manual_seed(seed)
 
-    def _rows(self, kind: str, like: Tensor, draw: int, part: int) -> Tensor:
-        numbers = torch.empty_like(like, memory_format=torch.contiguous_format)
-        for row, key in zip(numbers, self.keys, strict=True):
-            row.normal_(generator=self.generator(key, f"{kind}{part}", draw, like.device))
-        return numbers
+    def _rows(
+        self, kind: str, like: Features, draw: int, fill: Callable[[Tensor, torch.Generator], Tensor]
+    ) -> Features:
+        filled = []
+        for number, part in enumerate(parts_of(like)):
+            numbers = torch.empty_like(part, memory_format=torch.contiguous_format)
+            for row, key in zip(numbers, self.keys, strict=True):
+                fill(row, self.generator(key, f"{kind}{number}", draw, part.device))
+            filled.append(numbers)
+        return bundled(filled)
 
 
 def noisy(x: Features, stdev: Stdev, draws: Draws, draw: int) -> Features:

@@ -5,7 +5,7 @@ integrated_gradients(n_steps=50, at="layer4.1", of="layer4.1:12,3,3", target="la
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from attribution import methods as _all_methods
@@ -87,6 +87,11 @@ class Question:
     def asked(self) -> Method:
         """The method, inside its noise tunnel where there is one."""
         return self.method if self.noise is None else self.noise.around(self.method)
+
+    @property
+    def of_any_kind(self) -> Question:
+        """The same for all kinds of noise tunnel, which are made of the same noisy copies."""
+        return self if self.noise is None else replace(self, noise=replace(self.noise, kind="smoothgrad"))
 
     def cost(self, image_shape: tuple[int, ...]) -> Cost:
         """Passes for one image, for planning."""

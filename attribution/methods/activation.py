@@ -12,6 +12,7 @@ class Activation(Method):
     """The layer's activation itself."""
 
     paper = "Erhan et al. 2009, Visualizing Higher-Layer Features of a Deep Network, sec. 3"
+    slopes = True
     places = frozenset({"layer"})
     short = ("layer_activation",)
     captum = ("LayerActivation",)

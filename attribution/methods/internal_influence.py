@@ -16,6 +16,7 @@ class InternalInfluence(Method):
 
     paper = "Leino et al. 2018, arXiv:1802.03788, def. 1"
     axioms = frozenset({"linearity"})
+    slopes = True
     places = frozenset({"layer"})
     default_baseline = "zero"
     captum = ("InternalInfluence",)

@@ -36,6 +36,10 @@ class NoiseTunnel(Method, listed=False):
         check_stdev(self.stdev)
 
     def attribute(self, site: Site, x: Features, draws: Draws, **needs: Any) -> Features:
+        return self.reduced(*self.moments(site, x, draws, **needs))
+
+    def moments(self, site: Site, x: Features, draws: Draws, **needs: Any) -> tuple[Features, Features]:
+        """Mean and variance of the method's maps over the noisy copies, which all kinds are made of."""
         inner = self.method.needs()
         mean = torch.zeros(())
         squares = torch.zeros(())
@@ -47,7 +51,10 @@ class NoiseTunnel(Method, listed=False):
             step = attribution - mean
             mean = mean + step / (sample + 1)
             squares = squares + step * (attribution - mean)
-        variance = squares / self.samples
+        return mean, squares / self.samples
+
+    def reduced(self, mean: Features, variance: Features) -> Features:
+        """What this kind makes of them."""
         return {"smoothgrad": mean, "smoothgrad_sq": variance + mean * mean, "vargrad": variance}[self.kind]
 
     def explained_difference(self, site: Site, x: Features, **needs: Any) -> None:

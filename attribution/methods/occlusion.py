@@ -1,6 +1,7 @@
 """Occlusion: what the score loses when a window of the image is covered."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -38,6 +39,11 @@ class Occlusion(Method):
                 hits[window] += 1
             totals.append(total / hits)
         return bundled(totals)
+
+    def shares(self, attribution: Features, *args: Any, **needs: Any) -> Features:
+        """Each feature has the mean credit of whole windows; its share is that over a window's size."""
+        window = next(sliding_windows(tuple(attribution.shape[1:]), self.window, self.stride))
+        return attribution / attribution[:1][window].numel()
 
     def cost(self, image_shape: tuple[int, ...]) -> Cost:
         return Cost(forward=1 + len(list(sliding_windows(image_shape, self.window, self.stride))))

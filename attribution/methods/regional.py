@@ -1,10 +1,12 @@
 """What all methods have in common that replace regions of the features and look at what the score does."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from attribution.bundle import Features
+from attribution.coalitions import region_sizes
 from attribution.errors import AttributionError
 from attribution.images import Images
 from attribution.method import Method
@@ -27,6 +29,10 @@ class Regional(Method, listed=False):
     def parsed(self) -> Regions:
         """The regions as a value."""
         return parse_regions(self.regions)
+
+    def shares(self, attribution: Features, *args: Any, mask: Features, **needs: Any) -> Features:
+        """Each feature of a region has the credit of the whole region; its share is that over the region's size."""
+        return attribution / region_sizes(mask, like=attribution)
 
     def mask(self, shape: tuple[int, ...], images: Images) -> Tensor:
         """The number of each feature's region.  (1 or N, *shape or broadcast to it)"""

@@ -13,6 +13,7 @@ class Saliency(Method):
 
     paper = "Simonyan et al. 2013, arXiv:1312.6034, eq. 3-4"
     axioms = frozenset({"sensitivity_b", "implementation_invariance"})
+    slopes = True
     places = frozenset({"input", "neuron"})
     short = ("gradient", "grad")
     reads_pass = True
