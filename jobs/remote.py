@@ -135,16 +135,19 @@ def check_address(address: str) -> None:
 @contextmanager
 def speaking(address: str) -> Iterator[None]:
     """Ray's client answers with tracebacks of the server; one line says what it comes to."""
+    from ray.exceptions import AuthenticationError
+
+    needs_token = f"{address} asks for a token (401, 403): set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's"
     try:
         yield
+    except AuthenticationError as error:  # its client sees some refusals itself
+        raise AddressError(needs_token) from error
     except ConnectionError as error:
         raise AddressError(f"nothing answers at {address}: is the cluster up, and the port forwarded?") from error
     except RuntimeError as error:
         text = str(error)
         if "401" in text or "nauthorized" in text or "uthentication" in text:
-            raise AddressError(
-                f"{address} asks for a token (401): set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's"
-            ) from error
+            raise AddressError(needs_token) from error
         if "does not exist" in text or "404" in text:
             raise AddressError(f"{address} knows no such job (see: cli.py list --address {address})") from error
         raise AddressError(f"{address}: {text.strip().splitlines()[-1][:300]}") from error

@@ -73,3 +73,10 @@ def test_shipped_code_is_small_and_leaves_everything_else_at_home():
     shipped = shipped_code()
     assert {"/tests", "/README.md", "/.git"} <= set(shipped["excludes"])
     assert not {"/jobs", "/storage", "/attribution", "/cli.py"} & set(shipped["excludes"])
+
+
+def test_refusal_that_the_client_sees_itself_is_told_like_any_other():
+    from ray.exceptions import AuthenticationError
+
+    with pytest.raises(AddressError, match="RAY_AUTH_TOKEN"), speaking("http://head:8265"):
+        raise AuthenticationError("Token authentication is enabled")
