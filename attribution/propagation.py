@@ -126,14 +126,15 @@ class Lending(TorchFunctionMode):
             self._paired = None
             self._kept.clear()
 
-    def apply(self, bound: Bound, rule: Rule) -> Any:
-        """Run the call as a node whose backward is `rule`."""
+    def apply(self, bound: Bound, rule: Rule, *results: Tensor) -> Any:
+        """Run the call as a node whose backward is `rule`; it gets these results of the call after the inputs."""
         call, inputs = self._current, bound.credited
+        kept = [self.keep(tensor) for tensor in (*inputs, *results)]
         if self._paired is None:
-            call.rule, call.operation, call.inputs = rule, bound, [self.keep(tensor) for tensor in inputs]
+            call.rule, call.operation, call.inputs = rule, bound, kept
             return Ruled.apply(call, *inputs)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        _check_rows(call, inputs)
-        call.reference = [self.keep(tensor) for tensor in inputs]
+        call.reference = kept
+        _check_rows(call)
         return bound(*inputs)
 
     def after(self, output: Tensor, rule: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -254,16 +255,16 @@ class Ruled(torch.autograd.Function):
         assert call.operation is not None
         inputs, reference = ([kept.tensor for kept in several] for several in (call.inputs, call.reference))
         gradients = call.rule(call.operation, gradient, inputs, reference)
-        return None, *(g.sum_to_size(x.shape).to(x.dtype) for g, x in zip(gradients, inputs, strict=True))
+        pairs = zip(gradients, inputs, strict=False)  # results come after the inputs
+        return None, *(g.sum_to_size(x.shape).to(x.dtype) for g, x in pairs)
 
 
-def _check_rows(call: Call, reference: Sequence[Tensor]) -> None:
-    for kept, tensor in zip(call.inputs, reference, strict=True):
-        shape = kept.tensor.shape
-        sizes = zip(tensor.shape, shape, strict=False)
-        if tensor.dim() != len(shape) or any(size not in (1, of_image) for size, of_image in sizes):
+def _check_rows(call: Call) -> None:
+    for of_image, of_reference in zip(call.inputs, call.reference, strict=True):
+        shape, reference = of_image.tensor.shape, of_reference.tensor.shape
+        if len(reference) != len(shape) or any(r not in (1, s) for r, s in zip(reference, shape, strict=True)):
             raise RowsDiffer(
-                f"{call.name} has shape {tuple(shape)} in the image pass and {tuple(tensor.shape)} in the reference pass"
+                f"{call.name} has shape {tuple(shape)} in the image pass and {tuple(reference)} in the reference pass"
             )
 
 

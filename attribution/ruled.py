@@ -65,7 +65,8 @@ def compared(
             start = _reference_pass(site, lending, references[number], x, rows)
             if number == 0:
                 _audit(lending, score, features, lambda: site.forward(x[rows], rows), on_unruled, site.passes)
-            multiplier = gradient_of(score, features, retain_graph=number + 1 < len(references))
+            with torch.enable_grad():
+                multiplier = gradient_of(score, features, retain_graph=number + 1 < len(references))
             return credit(*map(at_least_float32, (multiplier, features.detach(), start)))
 
         with torch.enable_grad():

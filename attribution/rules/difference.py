@@ -21,12 +21,12 @@ TINY = 32
 def rescale(f: Operation, gradient: Tensor, inputs: Sequence[Tensor], reference: Sequence[Tensor]) -> tuple[Tensor]:
     """A function of one number: (f(x) - f(r)) / (x - r), its derivative where the two are the same."""
     (x,), (r,) = inputs, reference
-    difference, distance = wide(f(x)) - wide(f(r)), wide(x) - wide(r)
-    is_tiny = distance.abs() <= TINY * torch.finfo(x.dtype).eps * (x.abs() + r.abs())
-    slope = difference / distance
+    distance, slope = wide(x) - wide(r), wide(f(x)) - wide(f(r))
+    slope /= distance  # in place, as the arrays are as large as the model's activations
+    is_tiny = distance.abs_() <= TINY * torch.finfo(x.dtype).eps * x.abs()
     if is_tiny.any():
         slope = torch.where(is_tiny, derivative(f, x), slope)
-    return (gradient * slope,)
+    return (slope.mul_(gradient),)
 
 
 def product(
@@ -133,22 +133,20 @@ def _centred(t: Tensor, dims: tuple[int, ...], centred: bool) -> Tensor:
     return t - t.mean(dims, keepdim=True) if centred else t
 
 
-def winner(find: Callable[[Tensor], tuple[Tensor, Tensor]], flat_dims: int) -> Callable[..., tuple[Tensor]]:
+def winner(flat_dims: int) -> Callable[..., tuple[Tensor]]:
     """A maximum over windows that may overlap: y - y' goes to the place that won in the pass whose maximum is larger.
 
-    There x - r is at least as large as y - y', so that the multiplier lies between 0 and 1. `find` gives maxima and
+    There x - r is at least as large as y - y', so that the multiplier lies between 0 and 1. Inputs are x, its maxima and
     their places in the last `flat_dims` dimensions of x.
     """
 
     def rule(_f: Operation, gradient: Tensor, inputs: Sequence[Tensor], reference: Sequence[Tensor]) -> tuple[Tensor]:
-        (x,), (r,) = inputs, (reference[0].expand_as(inputs[0]),)
-        y, place = (t.flatten(-flat_dims) for t in find(x))
-        y_r, place_r = (t.flatten(-flat_dims) for t in find(r))
+        x, y, place = (t.flatten(-flat_dims) for t in inputs)
+        r, y_r, place_r = (t.expand_as(like).flatten(-flat_dims) for t, like in zip(reference, inputs, strict=True))
         place = torch.where(y >= y_r, place, place_r)
-        x, r = x.flatten(-flat_dims), r.flatten(-flat_dims)
         distance = x.gather(-1, place) - r.gather(-1, place)
         share = torch.where(distance == 0, 1, (y - y_r) / distance)
-        credit = torch.zeros_like(x).scatter_add(-1, place, gradient.flatten(-flat_dims) * share)
+        credit = torch.zeros_like(x).scatter_add_(-1, place, gradient.flatten(-flat_dims) * share)
         return (credit.reshape(inputs[0].shape),)
 
     return rule

@@ -102,7 +102,10 @@ class Identity:
         def rule(
             f: Operation, gradient: Tensor, inputs: Sequence[Tensor], _reference: Sequence[Tensor]
         ) -> tuple[Tensor]:
-            return (gradient * f(*inputs) / stabilised(inputs[0], EPSILON),)
+            relevance, (x,) = gradient * f(*inputs), inputs
+            signal = relevance / stabilised(x, EPSILON)
+            lending.absorb("stabiliser", relevance - signal * x)  # what would lie on an input that is zero
+            return (signal,)
 
         return lending.apply(bound, rule)  # type: ignore[no-any-return]  # a linear layer returns a tensor
 

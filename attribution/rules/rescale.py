@@ -121,39 +121,28 @@ def instance_norm(bound: Bound) -> Normalisation | None:
 
 def max_pools(lending: Lending, bound: Bound) -> Any:
     """All max-pools: 1-d to 3-d, adaptive or not, with or without indices."""
-    pool = getattr(functional, bound.name)
-    args, kwargs = (
-        bound.args[1:],
-        {key: value for key, value in bound.kwargs.items() if key not in ("input", "return_indices")},
-    )
+    (x,), pool = bound.credited, getattr(functional, bound.name)
+    settings = {key: value for key, value in bound.kwargs.items() if key != "input"}
+    values, places = pool(x.detach(), *bound.args[1:], **{**settings, "return_indices": True})
     # Of the compiled functions, adaptive ones always give indices and others by their name; the Python ones when asked.
     is_compiled, spelling = not isinstance(bound.function, FunctionType), bound.function.__name__.partition(".")[0]
     in_pairs = is_compiled and (spelling.startswith("adaptive") or spelling.endswith("indices"))
-    pairs = bound.kwargs.get("return_indices", in_pairs)
-
-    def find(x: Tensor) -> tuple[Tensor, Tensor]:
-        values, places = pool(x, *args, **{**kwargs, "return_indices": True})
-        return values, places
-
-    (x,) = bound.credited
-    places = find(x.detach())[1] if pairs else None
-    pooling = Bound(bound.name, lambda t: pool(t, *args, **kwargs), (x,), {})
-    pooling.is_credited = (True,)
-    values = lending.apply(pooling, difference.winner(find, int(bound.name[-2])))
-    return values if places is None else (values, places)
+    output = known(lending, bound, values, int(bound.name[-2]), places)
+    return (output, places) if bound.kwargs.get("return_indices", in_pairs) else output
 
 
 def largest(lending: Lending, bound: Bound) -> Any:
-    """Amax along the last dimension; others are written as it."""
-    if bound.argument(1, "dim", ()) != -1 or bound.argument(2, "keepdim", False):
+    """Amax along the last dimension, kept; others are written as it."""
+    if bound.argument(1, "dim", ()) != -1 or not bound.argument(2, "keepdim", False):
         return lending.rewrite(rewrites.largest, *bound.args, **bound.kwargs)
+    values, places = bound.credited[0].detach().max(-1, keepdim=True)
+    return known(lending, bound, values, 1, places)
 
-    def find(x: Tensor) -> tuple[Tensor, Tensor]:
-        values, places = x.max(-1, keepdim=True)
-        return values, places
 
-    rule = difference.winner(find, 1)
-    return lending.apply(bound, lambda f, g, x, r: rule(f, g.unsqueeze(-1), x, r))
+def known(lending: Lending, bound: Bound, values: Tensor, flat_dims: int, places: Tensor) -> Tensor:
+    """A maximum of which the values and the places are computed already."""
+    bound.function = lambda *_args, **_kwargs: values
+    return lending.apply(bound, difference.winner(flat_dims), values, places)  # type: ignore[no-any-return]  # a tensor
 
 
 def carries(bound: Bound, position: int) -> bool:

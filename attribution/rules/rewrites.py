@@ -108,7 +108,7 @@ def largest(x: Tensor, dim: int | tuple[int, ...] = (), keepdim: bool = False) -
     """Amax over several dimensions as one over the last."""
     dims = sorted(d % x.dim() for d in ((dim,) if isinstance(dim, int) else dim or range(x.dim())))
     last = x.movedim(dims, list(range(-len(dims), 0))).flatten(-len(dims)) if dims else x.unsqueeze(-1)
-    result = torch.amax(last, -1)
+    result = torch.amax(last, -1, keepdim=True).squeeze(-1)
     for d in dims if keepdim else ():
         result = result.unsqueeze(d)
     return result
@@ -121,7 +121,7 @@ def smallest(x: Tensor, dim: int | tuple[int, ...] = (), keepdim: bool = False) 
 
 def larger(a: Tensor, b: Tensor) -> Tensor:
     """Maximum of two by amax."""
-    return torch.amax(torch.stack([a + torch.zeros_like(b), b + torch.zeros_like(a)], -1), -1)
+    return torch.amax(torch.stack([a + torch.zeros_like(b), b + torch.zeros_like(a)], -1), -1, keepdim=True).squeeze(-1)
 
 
 def smaller(a: Tensor, b: Tensor) -> Tensor:

@@ -341,6 +341,13 @@ def test_a_credit_of_ones_own(site, x, baseline):
     assert torch.equal(got, x - baseline)
 
 
+@pytest.mark.parametrize("method", RULED, ids=lambda method: method.method_name())
+def test_also_where_the_caller_has_gradients_switched_off(site, x, baseline, method):
+    with torch.no_grad():
+        without = asked(method, site, x, baseline)
+    assert torch.equal(without, asked(method, site, x, baseline))
+
+
 def test_no_warnings_in_ordinary_use(site, x, baseline):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
