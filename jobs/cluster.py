@@ -17,6 +17,7 @@ from ray.exceptions import (
 )
 
 from jobs.decoding import ShardImages, decode_piece
+from jobs.places import AwayError
 from jobs.preprocessing import Preprocessing
 from jobs.retry import Fault
 from jobs.spec import RunSpec
@@ -126,6 +127,8 @@ def decode_fault(error: Exception) -> Fault:
         return Fault("lost", "read", told(error))
     if isinstance(error, RayError) and not isinstance(error, RayTaskError):
         return Fault("died", "decode", told(error))
+    if isinstance(error, AwayError):  # waited for already, and no image's fault
+        return Fault("store", "read", told(error))
     return Fault("raised", "read" if isinstance(error, OSError) else "decode", told(error))
 
 

@@ -3,6 +3,7 @@
 import io
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
+from jobs.places import AwayError, ReadError, is_away
 from jobs.preprocessing import Preprocessing
-from jobs.reading import ReadError, read
+from jobs.reading import read
 from storage.records import Failure, Stage
 
-__all__ = ["DecodeError", "Decoded", "Preprocessing", "ReadError", "decode", "decode_rows", "read"]
+__all__ = ["AwayError", "DecodeError", "Decoded", "Preprocessing", "ReadError", "decode", "decode_rows", "read"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +39,10 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Waits between reads that may succeed later; stores retry within each read as well.
-_READ_PAUSES_S = (0.2, 2.0)
+# Waits between reads while none succeeds. A store that is away is given most of a minute, less than the driver waits for a decode;
+# a bad sector is not.
+_AWAY_PAUSES_S = (0.2, 1.0, 4.0, 15.0, 30.0)
+_ERROR_PAUSES_S = (0.2, 1.0)
 
 
 class DecodeError(ValueError):
@@ -70,37 +74,60 @@ def decode(content: bytes, preprocessing: Preprocessing) -> np.ndarray:
 
 
 def decode_rows(index_rows: pa.Table, preprocessing: Preprocessing) -> Decoded:
-    """Read and decode some rows of an index; what can't be had becomes a Failure of stage read or decode."""
-    crops, rows, failures = [], [], []
-    for row in index_rows.to_pylist():
+    """Read and decode some rows of an index; what can't be had becomes a Failure of stage read or decode.
+
+    A read that may succeed later is put off behind the others. AwayError where the store itself does not answer for a minute:
+    that is no fault of these images.
+    """
+    images, queue = index_rows["image"].to_pylist(), deque(index_rows.to_pylist())
+    crops: dict[int, np.ndarray] = {}
+    failures: dict[int, Failure] = {}
+    answered: Mapping[str, Any] | None = None  # a row that could be read
+    misses = 0  # in a row
+    while queue:
+        row = queue.popleft()
         try:
-            content = _read_patiently(row)
-            crops.append(decode(content, preprocessing))
-            rows.append(row["image"])
-        except ReadError as error:
-            failures.append(_failure(row, "read", error, attempts=1))
+            crops[row["image"]] = decode(_content(row), preprocessing)
+        except (ReadError, DecodeError) as error:
+            failures[row["image"]] = _failure(row, error, attempts=1)
         except OSError as error:
-            failures.append(_failure(row, "read", error, attempts=1 + len(_READ_PAUSES_S)))
-        except DecodeError as error:
-            failures.append(_failure(row, "decode", error, attempts=1))
-    pixels = np.stack(crops) if crops else np.empty((0, *preprocessing.crop, 3), np.uint8)
-    return Decoded(pixels, np.array(rows, np.int64), tuple(failures))
+            queue.append(row)
+            pauses_s = _AWAY_PAUSES_S if is_away(error) else _ERROR_PAUSES_S
+            if misses < len(pauses_s):
+                logger.warning("image not read, waiting", extra={"key": row["key"], "reason": str(error)})
+                time.sleep(pauses_s[misses])
+                misses += 1
+                continue
+            if is_away(error) and not _answers(answered):
+                raise AwayError(f"the store of {row['uri']} does not answer: {error}") from error
+            failures |= {each["image"]: _failure(each, error, attempts=1 + misses) for each in queue}
+            break
+        answered, misses = row, 0
+    pixels = [crops[image] for image in images if image in crops]
+    return Decoded(
+        np.stack(pixels) if pixels else np.empty((0, *preprocessing.crop, 3), np.uint8),
+        np.array([image for image in images if image in crops], np.int64),
+        tuple(failures[image] for image in images if image in failures),
+    )
 
 
-def _failure(row: Mapping[str, Any], stage: Stage, error: Exception, attempts: int) -> Failure:
+def _content(row: Mapping[str, Any]) -> bytes:
+    return read(row["uri"], row["offset"], row["length"], row.get("version"))
+
+
+def _answers(row: Mapping[str, Any] | None) -> bool:
+    """Whether what could be read before still can: then the store is there, and the others are at fault."""
+    try:
+        return row is not None and bool(_content(row))
+    except ReadError:
+        return True
+    except OSError:
+        return False
+
+
+def _failure(row: Mapping[str, Any], error: Exception, attempts: int) -> Failure:
+    stage: Stage = "decode" if isinstance(error, DecodeError) else "read"
     return Failure(image=row["image"], key=row["key"], method=None, stage=stage, error=str(error), attempts=attempts)
-
-
-def _read_patiently(row: Mapping[str, Any]) -> bytes:
-    for pause_s in (*_READ_PAUSES_S, None):
-        try:
-            return read(row["uri"], row["offset"], row["length"], row.get("version"))
-        except OSError as error:
-            if pause_s is None:
-                raise
-            logger.warning("image not read, waiting", extra={"key": row["key"], "reason": str(error)})
-            time.sleep(pause_s)
-    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def _check_size(width: int, height: int) -> None:

@@ -5,6 +5,7 @@ import io
 import os
 import stat
 import urllib.parse
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any, BinaryIO
 
@@ -16,6 +17,16 @@ REMOTE_SCHEMES = ("s3", "gs", "az")
 # Larger than any picture that decoding would accept; keeps a mistaken file (a disk image named .jpg) out of memory.
 _BYTES_LIMIT = 2**30
 _HOPELESS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
+# What a network disk says while its server is gone.
+_AWAY = {
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENOTCONN,
+}
 _HOPELESS_REMOTE = (FileNotFoundError, PermissionError, NotFoundError, PermissionDeniedError, UnauthenticatedError)
 # Headers of a tar lie an image apart: more read-ahead would fetch the images as well.
 _READ_AHEAD_BYTES = 2**15
@@ -25,10 +36,18 @@ class ReadError(ValueError):
     """The bytes of an image can't be had, and asking again would not help: missing, changed, forbidden."""
 
 
+class AwayError(OSError):
+    """The store does not answer now; asking again later may help."""
+
+
+def is_away(error: OSError) -> bool:
+    return isinstance(error, AwayError) or error.errno in _AWAY
+
+
 def read_bytes(uri: str, offset: int | None = None, length: int | None = None, version: str | None = None) -> bytes:
     """The file at `uri`, or `length` bytes of it from `offset`; with a version, ReadError where the file is no longer that one.
 
-    Raises OSError where asking again may help (a network disk that is away, a store that times out).
+    Raises OSError where asking again may help, AwayError where the whole store is away.
     """
     if is_remote(uri):
         return _read_remote(uri, offset, length, version)
@@ -43,7 +62,7 @@ def open_file(uri: str) -> tuple[BinaryIO, str]:
         except _HOPELESS_REMOTE as error:
             raise ReadError(reason(error)) from None
         except BaseError as error:
-            raise OSError(reason(error)) from error
+            raise AwayError(reason(error)) from error
         return io.BufferedReader(remote, _READ_AHEAD_BYTES), remote.version
     file = _opened(local_path(uri))
     return file, local_version(os.fstat(file.fileno()))
@@ -100,7 +119,12 @@ def reason(error: Exception) -> str:
 @lru_cache(maxsize=8)
 def _store(root: str) -> Any:
     # Options given here replace AWS_ALLOW_HTTP; an endpoint that somebody set to http:// is meant so.
-    return from_url(root, client_options={"timeout": "60s", "connect_timeout": "5s", "allow_http": True})
+    return from_url(
+        root,
+        client_options={"timeout": "60s", "connect_timeout": "5s", "allow_http": True},
+        # Longer waits are `decode_rows`': there other images have their turn meanwhile.
+        retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=10)},
+    )
 
 
 def _read_local(path: bytes, offset: int | None, length: int | None, version: str | None) -> bytes:
@@ -140,7 +164,7 @@ def _read_remote(uri: str, offset: int | None, length: int | None, version: str 
     except _HOPELESS_REMOTE as error:
         raise ReadError(reason(error)) from None
     except BaseError as error:
-        raise OSError(reason(error)) from error
+        raise AwayError(reason(error)) from error
 
 
 def _check_length(count: int) -> None:
@@ -180,7 +204,7 @@ class _RemoteFile(io.RawIOBase):
         try:
             part = bytes(obstore.get_range(self._bucket, self._path, start=self._position, length=count))
         except BaseError as error:
-            raise OSError(reason(error)) from error
+            raise AwayError(reason(error)) from error
         buffer[: len(part)] = part
         self._position += len(part)
         return len(part)

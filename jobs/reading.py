@@ -23,7 +23,7 @@ __all__ = ["ReadError", "parquet_uri", "planes_uri", "read"]
 def read(uri: str, offset: int | None = None, length: int | None = None, version: str | None = None) -> bytes:
     """An image as the bytes of a file that pillow opens.
 
-    Raises ReadError where the image can't be had, OSError where asking again may help.
+    Raises ReadError where the image can't be had, OSError where asking again may help, AwayError where the whole store is away.
     """
     kind, _, rest = uri.partition(":")
     detail, _, file = rest.partition(":")

@@ -8,7 +8,7 @@ from pictures import TINY, labels, make_parquet, make_tar, numbers, picture
 
 from jobs.datasets import DatasetError, index_dataset
 from jobs.images import decode_rows
-from jobs.places import bucket
+from jobs.places import AwayError, bucket
 from jobs.reading import ReadError, read
 
 
@@ -85,3 +85,11 @@ class TestBucket:
         assert read(f"{root}/x.bin", 10, 0) == b""
         with pytest.raises(ReadError, match="ends after 2 of 10 bytes"):
             read(f"{root}/x.bin", 98, 10)
+
+    def test_a_store_that_is_not_there_is_told_from_an_object_that_is_not(self, s3, monkeypatch):
+        with pytest.raises(ReadError, match=r"NoSuchKey|not found"):
+            read(f"{s3}/no/such/object.png")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens
+        with pytest.raises(AwayError) as error:
+            read("s3://another-bucket/x.png")
+        assert "\n" not in str(error.value)

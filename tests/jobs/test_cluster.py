@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, OutOfMemoryError, WorkerCrashedError
 
 from jobs.cluster import MOST_WINDOW_BYTES, decode_fault, is_worker_loss, room, told
+from jobs.places import AwayError
 from jobs.spec import RunSpec
 
 GIB = 2**30
@@ -60,6 +61,7 @@ def test_the_window_is_a_share_of_the_object_store():
     ("error", "kind", "stage"),
     [
         (OSError("timed out"), "raised", "read"),
+        (AwayError("the store of s3://b/a.jpg does not answer: 503"), "store", "read"),
         (ValueError("odd"), "raised", "decode"),
         (ObjectLostError("ab", "addr", ""), "lost", "read"),
         (WorkerCrashedError(), "died", "decode"),

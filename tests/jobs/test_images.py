@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from pictures import SMALL, encoded, lean_environment, photograph, torchvision_c
 from PIL import Image
 
 from jobs.datasets import index_dataset
-from jobs.images import DecodeError, Preprocessing, decode, decode_rows, read
+from jobs.images import AwayError, DecodeError, Preprocessing, decode, decode_rows, read
 from jobs.indexing.entry import to_table
 
 
@@ -172,24 +173,38 @@ class TestDecodeRows:
         assert sorted([*decoded.rows.tolist(), *(failure.image for failure in decoded.failures)]) == list(range(200))
         assert all("\n" not in failure.error for failure in decoded.failures)
 
-    def test_a_store_that_recovers_costs_nothing_and_one_that_does_not_is_a_failure_with_its_attempts(
-        self, tmp_path, monkeypatch
-    ):
-        Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
-        table, calls = index_dataset(str(tmp_path)).index, []
+    @pytest.fixture
+    def store(self, tmp_path, monkeypatch):
+        """Four images whose reads fail as `store.fails(key, count)` says; waits cost nothing and are kept."""
+        for name in "abcd":
+            Image.new("RGB", (9, 9)).save(tmp_path / f"{name}.png")
+        store = _Store(index_dataset(str(tmp_path)).index)
+        monkeypatch.setattr("jobs.images.read", store.read)
+        monkeypatch.setattr("jobs.images.time.sleep", store.waits.append)
+        return store
 
-        def flaky(*place):
-            calls.append(place)
-            if len(calls) in {1, 4, 5, 6}:
-                raise OSError("Input/output error")
-            return read(*place)
+    def test_a_read_that_succeeds_later_costs_no_image(self, store):
+        store.fails = lambda key, count: key == "b" and count < 3
+        decoded = decode_rows(store.index, SMALL)
+        assert decoded.rows.tolist() == [0, 1, 2, 3]
+        assert store.order == ["a", "b", "c", "d", "b", "b"]  # put off behind the others
 
-        monkeypatch.setattr("jobs.images.read", flaky)
-        monkeypatch.setattr("jobs.images._READ_PAUSES_S", (0, 0))
-        assert decode_rows(table, SMALL).rows.tolist() == [0]
-        calls += [()]
-        (failure,) = decode_rows(table, SMALL).failures
-        assert (failure.stage, failure.attempts, failure.error) == ("read", 3, "Input/output error")
+    def test_one_that_never_does_is_a_failure_with_its_attempts(self, store):
+        for error, waits in ((OSError(5, "Input/output error"), 2), (AwayError("500 Internal Server Error"), 5)):
+            store.reset(error)
+            store.fails = lambda key, _: key == "b"
+            decoded = decode_rows(store.index, SMALL)
+            assert decoded.rows.tolist() == [0, 2, 3]
+            (failure,) = decoded.failures
+            assert (failure.image, failure.stage, failure.attempts) == (1, "read", waits + 1)
+            assert str(error) in failure.error
+
+    @pytest.mark.parametrize("since", [0, 2])
+    def test_a_store_that_goes_away_is_no_fault_of_the_images(self, store, since):
+        store.fails = lambda *_: len(store.order) > since
+        with pytest.raises(AwayError, match=r"the store of /.*/[a-d].png does not answer: 503"):
+            decode_rows(store.index, SMALL)
+        assert 45 < sum(store.waits) < 100  # seconds: longer than a restart, shorter than the driver waits for a decode
 
     def test_no_rows_is_no_images(self):
         decoded = decode_rows(to_table([]), SMALL)
@@ -201,6 +216,23 @@ class TestDecodeRows:
             Image.new("RGB", (9, 9)).save(tmp_path / f"{name}.png")
         table = index_dataset(str(tmp_path)).index.slice(1)
         assert decode_rows(table, SMALL).rows.tolist() == [1, 2]
+
+
+class _Store:
+    def __init__(self, index):
+        self.index = index
+        self.reset(AwayError("503 Slow Down"))
+
+    def reset(self, error):
+        self.error, self.order, self.waits = error, [], []
+        self.fails = lambda *_: False
+
+    def read(self, uri, *place):
+        key = Path(uri).stem
+        self.order.append(key)
+        if self.fails(key, self.order.count(key)):
+            raise self.error
+        return read(uri, *place)
 
 
 def test_decoding_needs_no_torch():
