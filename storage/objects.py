@@ -71,7 +71,10 @@ def open_objects(uri: str | Path) -> Objects:
         return Patient(LocalObjects(Path(text)))
     if scheme == "file":
         return Patient(LocalObjects(Path(unquote(urlsplit(text).path))))
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise StoreError(f"{text} is no URI: {error}") from None
     if parts.username or parts.password or parts.query:
         raise StoreError(
             f"{scheme}://...: credentials and options belong in the environment, not in a URI that is logged"
