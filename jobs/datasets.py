@@ -16,7 +16,7 @@ from jobs.indexing.listing import Place, folder_at, images, matching, split_patt
 from jobs.indexing.parquet import index_parquet
 from jobs.indexing.selection import choose_keys, choose_where
 from jobs.indexing.tar import tar_entries
-from jobs.places import is_remote, reason
+from jobs.places import ReadError, is_remote, reason
 
 __all__ = ["Dataset", "DatasetError", "KnownDataset", "index_dataset", "known_datasets"]
 
@@ -73,8 +73,9 @@ def index_dataset(
     """The index of a data set, sorted by key: first the named `keys`, then those where the SQL `filter` holds, then the first `limit`."""
     try:
         source = _source(name_or_uri, data_root)
-    except (OSError, BaseError) as error:
-        raise DatasetError(f"data set {name_or_uri!r} can't be listed: {reason(error)}") from error
+    except (OSError, BaseError, ReadError) as error:
+        place = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+        raise DatasetError(f"data set {name_or_uri!r} can't be listed: {reason(error)}{place}") from error
     table = source.table
     if not len(table):
         raise DatasetError(f"data set {name_or_uri!r} holds no image")

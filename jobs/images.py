@@ -169,5 +169,9 @@ def _reason(content: bytes, error: Exception) -> str:
         return "zero bytes"
     if isinstance(error, UnidentifiedImageError):
         return f"no picture in a known format; the {len(content)} bytes start with {content[:16]!r}"
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it"
+    if isinstance(error, Image.DecompressionBombError):
+        return str(error)
     text = str(error).strip().split("\n", 1)[0][:200]
     return f"damaged picture: {text or type(error).__name__}"

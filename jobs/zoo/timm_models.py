@@ -9,10 +9,12 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlparse
+from urllib.request import getproxies
 
 from torch import nn
 
 from jobs import torchvision_shim  # noqa: F401  # timm imports torchvision
+from jobs.indexing.imagenet_classes import class_names
 from jobs.preprocessing import Preprocessing
 from jobs.zoo.checkpoint import fill, patient_and_safe, read_state, reason
 from jobs.zoo.entry import Built, ModelError
@@ -42,7 +44,7 @@ def build(name: str, trust_checkpoint: bool) -> Built:
         model=model,
         preprocessing=preprocessing_of(config),
         weights=weights,
-        class_names=_class_names(timm, model),
+        class_names=class_names() if timm.data.infer_imagenet_subset(model) == "imagenet-1k" else None,
         licence=None if variant else timm.get_pretrained_cfg(architecture).license,
     )
 
@@ -83,22 +85,18 @@ def _offline_where_there_is_no_hub() -> Iterator[None]:
     """Without a network the hub's client tries each of its files for half a minute; cached weights need no network."""
     constants: Any = importlib.import_module("huggingface_hub.constants")
     before = constants.HF_HUB_OFFLINE
-    try:
-        socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, None)
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
+    constants.HF_HUB_OFFLINE = before or not (getproxies() or _has_address(constants.ENDPOINT))
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
 
 
-def _class_names(timm: Any, model: nn.Module) -> tuple[str, ...] | None:
-    """ImageNet-1k's names where the weights have its 1000 classes."""
-    label_set = timm.data.infer_imagenet_subset(model)
-    if label_set != "imagenet-1k":
-        return None
-    return tuple(timm.data.ImageNetInfo(label_set).label_descriptions())
+def _has_address(url: str) -> bool:
+    try:
+        return bool(socket.getaddrinfo(urlparse(url).hostname, None))
+    except OSError:
+        return False
 
 
 def _package() -> Any:

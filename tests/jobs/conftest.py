@@ -25,6 +25,7 @@ def no_network(monkeypatch, tmp_path):
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     monkeypatch.setattr("torch.hub.urlopen", refuse)
     monkeypatch.setattr("socket.getaddrinfo", refuse)
+    monkeypatch.setattr("jobs.zoo.timm_models.getproxies", dict)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     if importlib.util.find_spec("huggingface_hub"):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))

@@ -109,8 +109,27 @@ class TestTar:
             index_dataset(str(tmp_path))
 
     def test_a_label_that_is_no_index_is_named(self, tmp_path):
-        with pytest.raises(DatasetError, match=r"label 'cat' of 1.cls is no class index"):
+        with pytest.raises(DatasetError, match=r"label b'cat' of 1.cls is no class index"):
             index_dataset(str(make_tar(tmp_path / "x.tar", {"1.cls": b"cat", "1.png": picture(1)})))
+
+    def test_metadata_that_holds_no_label_is_no_fault(self, tmp_path):
+        samples = {
+            "a": {"caption": "x"},
+            "b": {"label": "dog"},
+            "c": [1, 2],
+            "d": {"cls": 4},
+            "e": {"label": -1, "target": 2},
+        }
+        members = {f"{name}.{kind}": b"" for name in samples for kind in ("json", "png")}
+        for number, (name, record) in enumerate(samples.items()):
+            members[f"{name}.json"], members[f"{name}.png"] = json.dumps(record).encode(), picture(number)
+        index = index_dataset(str(make_tar(tmp_path / "x.tar", members))).index
+        assert index["label"].to_pylist() == [None, None, None, 4, 2]
+
+    def test_images_that_share_the_start_of_their_name_are_all_kept(self, tmp_path):
+        names = ["cat.2.png", "cat.png", "v1.0.png", "v1.1.png"]
+        tar = make_tar(tmp_path / "x.tar", {name: picture(number) for number, name in enumerate(names)})
+        assert index_dataset(str(tar)).index["key"].to_pylist() == names
 
     def test_a_changed_archive_is_noticed(self, tmp_path):
         tar = make_tar(tmp_path / "x.tar", {"a.png": picture(1)})

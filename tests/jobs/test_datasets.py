@@ -97,6 +97,12 @@ class TestFolder:
         with pytest.raises(DatasetError, match=reason):
             index_dataset(str(tmp_path))
 
+    def test_a_labels_file_that_is_no_text_is_one_line(self, tmp_path):
+        write(tmp_path, "a.jpg")
+        (tmp_path / "labels.csv").write_bytes(b"key,label\n\xff\xfe,1")
+        with pytest.raises(DatasetError, match=r"labels.csv is no text in UTF-8 \(invalid start byte at byte 10\)"):
+            index_dataset(str(tmp_path))
+
     def test_hidden_files_are_no_images(self, tmp_path):
         write(tmp_path, "a.jpg", "._a.jpg", ".cache/b.jpg")
         assert index_dataset(str(tmp_path)).index["key"].to_pylist() == ["a.jpg"]
