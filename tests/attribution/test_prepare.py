@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from attribution.explain import Images, explain, resolve
-from attribution.prepare import convolutions_before_norms, difference, folded, prepare
+from attribution.prepare import convolutions_before_norms, difference, prepare
 from attribution.question import parse
 
 
@@ -26,6 +26,16 @@ def test_the_prepared_model_explains_the_same(model, x):
         explain(prepared.model, images, asked).answers, explain(model, images, asked).answers, strict=True
     ):
         torch.testing.assert_close(ours.attribution, theirs.attribution, rtol=0, atol=1e-12)
+
+
+def test_a_float32_model_is_prepared_too(model, x):
+    model, x = model.float(), x.float()
+    asked = questions(model, x, "saliency", "gradcam")
+    prepared = prepare(model, asked, x)
+    assert prepared.done == ("frozen", "channels_last", "folded BatchNorm")
+    assert all(p.dtype == torch.float32 for p in prepared.model.parameters())
+    # folded in float64 and rounded once: a few float32 roundings of values around 1
+    torch.testing.assert_close(prepared.model(x), model(x), rtol=0, atol=5e-6)
 
 
 def test_the_model_as_given_is_not_touched(model, x):
@@ -91,7 +101,7 @@ def test_a_convolution_called_twice_is_not_folded(x):
 
 
 def test_the_check_sees_a_move_at_any_site(model, x):
-    moved = folded(prepare(model, [], x).model, x)
+    moved = prepare(model, [], x).model
     assert difference(moved, model, [], x) < 1e-12
     with torch.no_grad():
         moved.block.weight[0, 0, 0, 0] += 1e-3
