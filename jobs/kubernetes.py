@@ -22,7 +22,7 @@ WORKERS_PER_DECODER = 4  # a core decodes 100 images a second, a GPU explains fe
 
 # KubeRay names a cluster after the job and its services after the cluster, and a service's name ends at 63.
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,45}[a-z0-9])?")
-_BUCKET = re.compile(r"(s3|gs|az|abfss?)://")
+_BUCKET = re.compile(r"(s3|gs|az)://")
 # KubeRay puts the metadata between double quotes into a shell's command line, where $, ` and \ would act.
 _ACTIVE = re.compile(r"[^\w .:/@=,()+-]", re.ASCII)
 
@@ -92,14 +92,13 @@ def to_yaml(resources: list[Resource]) -> str:
     return yaml.dump_all(resources, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 
-def apply(manifest: str, namespace: str | None = None) -> str:
+def apply(manifest: str) -> str:
     """Hand a manifest to kubectl and give back its answer."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         raise DeploymentError("kubectl not found; write the manifest with `k8s render` and apply it where there is one")
-    where = [] if namespace is None else ["--namespace", namespace]
     done = subprocess.run(  # noqa: S603  the program that PATH names, and a manifest of our own on its standard input
-        [kubectl, "apply", *where, "-f", "-"], input=manifest, capture_output=True, text=True, check=False
+        [kubectl, "apply", "-f", "-"], input=manifest, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise DeploymentError(f"kubectl apply failed: {' '.join(done.stderr.split())}")

@@ -139,8 +139,8 @@ def test_kubectl_gets_the_manifest(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     manifest = to_yaml(render(SPEC, Deployment()))
-    assert apply(manifest, "explain") == "created\n"
-    assert (tmp_path / "arguments").read_text().split() == ["apply", "--namespace", "explain", "-f", "-"]
+    assert apply(manifest) == "created\n"
+    assert (tmp_path / "arguments").read_text().split() == ["apply", "-f", "-"]
     assert (tmp_path / "manifest").read_text() == manifest
     program.write_text("#!/bin/sh\necho the server says no >&2\nexit 1\n")
     with pytest.raises(DeploymentError, match="the server says no"):
