@@ -9,6 +9,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from jobs import __version__
 from jobs.kubernetes import MANIFESTS
 from tests.k8s import make_constraints
 
@@ -107,8 +108,8 @@ def test_sample_with_its_weights_stays_outside():
 def test_versions_agree():
     """Image tags, Ray's version and the pins are said in several places and mean the same."""
     text = "".join(path.read_text() for path in sorted(MANIFESTS.rglob("*.yaml"))) + GOOD
-    assert set(re.findall(r"ascribe:(\d[\w.]*)-c", text)) == {PROJECT["version"]}
-    assert set(re.findall(r"newTag: (\S+)-cpu", text)) == {PROJECT["version"]}
+    assert set(re.findall(r"ascribe:(\d[\w.]*)-c", text)) == {__version__}
+    assert set(re.findall(r"newTag: (\S+)-cpu", text)) == {__version__}
     assert set(re.findall(r'rayVersion: "(\S+)"', text)) == {PINS["ray"]}
 
 
