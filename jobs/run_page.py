@@ -14,7 +14,7 @@ from jobs.views import View
 def run_page(view: View, summary: pa.Table, images: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """`images` holds columns of the finished images, label and prediction among them."""
     return {
-        "title": _title(view.run.spec),
+        "title": _title(view),
         "subtitle": ", ".join(spec.expression for spec in view.run.arrays),
         "tiles": _tiles(view, summary, images),
         "spec": _spec_lines(view),
@@ -46,9 +46,11 @@ def failure_reasons(failures: pa.Table) -> list[dict[str, Any]]:
     return sorted(listed, key=lambda reason: -reason["count"])[:50]
 
 
-def _title(spec: Mapping[str, Any]) -> str:
-    asked = spec.get("spec", {})
-    return f"{asked.get('model', 'a model')} on {asked.get('dataset', 'a data set')}"
+def _title(view: View) -> str:
+    """A path says where, its last name says what."""
+    asked = view.run.spec.get("spec", {})
+    dataset = view.run.record.origin.get("dataset", {}).get("name") or asked.get("dataset", "a data set")
+    return f"{asked.get('model', 'a model')} on {dataset}"
 
 
 def _tiles(view: View, summary: pa.Table, images: Mapping[str, Sequence[Any]]) -> list[list[str]]:
