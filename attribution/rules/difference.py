@@ -23,16 +23,36 @@ def rescale(f: Operation, gradient: Tensor, inputs: Sequence[Tensor], reference:
     (x,), (r,) = inputs, reference
     distance, slope = wide(x) - wide(r), wide(f(x)) - wide(f(r))
     slope /= distance  # in place, as the arrays are as large as the model's activations
-    is_tiny = distance.abs_() <= TINY * torch.finfo(x.dtype).eps * x.abs()
+    is_tiny = distance.abs_() <= x.abs().mul_(TINY * torch.finfo(x.dtype).eps)
     if is_tiny.any():
         slope = torch.where(is_tiny, derivative(f, x), slope)
     return (slope.mul_(gradient),)
 
 
+def rescale_relu(
+    _f: Operation, gradient: Tensor, inputs: Sequence[Tensor], reference: Sequence[Tensor]
+) -> tuple[Tensor]:
+    """The same quotient for ReLU in half the steps: max(x, r) / |x - r| within [0, 1].
+
+    Where both are positive the maximum is at least the distance; where both are negative it is below zero.
+    """
+    (x,), (r,) = inputs, reference
+    distance = (wide(x) - wide(r)).abs_().clamp_(min=torch.finfo(torch.float32).tiny)  # 0 / tiny where x = r = 0
+    return (torch.maximum(wide(x), wide(r)).div_(distance).clamp_(0, 1).mul_(gradient),)
+
+
 def product(
+    _f: Operation, gradient: Tensor, inputs: Sequence[Tensor], reference: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Every factor by the other's mean, as ab - a'b' = (b + b')/2 (a - a') + (a + a')/2 (b - b')."""
+    a_mean, b_mean = ((x + r) / 2 for x, r in zip(inputs, reference, strict=True))
+    return gradient * b_mean, gradient * a_mean
+
+
+def bilinear(
     f: Operation, gradient: Tensor, inputs: Sequence[Tensor], reference: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Linear in each of two: every factor by the other's mean, as ab - a'b' = (b+b')/2 (a-a') + (a+a')/2 (b-b')."""
+    """The same for any operation that is linear in each of two: matmul, einsum, a convolution by a computed kernel."""
     (a, b), (a_mean, b_mean) = inputs, ((x + r) / 2 for x, r in zip(inputs, reference, strict=True))
     (to_a,) = pulled_back(lambda t: f(t, b_mean), gradient, (a,))
     (to_b,) = pulled_back(lambda t: f(a_mean, t), gradient, (b,))

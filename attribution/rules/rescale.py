@@ -19,7 +19,7 @@ from attribution.rules.operations import ELEMENTWISE, MAX_POOLS, PRODUCTS, SELEC
 def elementwise(lending: Lending, bound: Bound) -> Any:
     """A function of one number; of two where both carry credit there is no one quotient."""
     if len(bound.credited) == 1:
-        return lending.apply(bound, difference.rescale)
+        return lending.apply(bound, difference.rescale_relu if bound.name == "relu" else difference.rescale)
     if bound.name in ("maximum", "minimum"):
         return lending.rewrite(rewrites.larger if bound.name == "maximum" else rewrites.smaller, *bound.args)
     lending.report(f"{bound.name} of two activations")
@@ -35,7 +35,7 @@ def products(lending: Lending, bound: Bound) -> Any:
     if len(factors) > 2:
         lending.report(f"{bound.name} of {len(factors)} activations")
         return bound()
-    return lending.apply(bound, difference.product)
+    return lending.apply(bound, difference.product if bound.name == "mul" else difference.bilinear)
 
 
 def quotients(lending: Lending, bound: Bound) -> Any:
