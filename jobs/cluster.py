@@ -38,6 +38,7 @@ class Room:
     cpus_per_worker: float
     decode_cpus: float
     window_bytes: int
+    decodes: int  # at once
 
 
 def room(spec: RunSpec, resources: dict[str, float], shards: int) -> Room:
@@ -51,13 +52,16 @@ def room(spec: RunSpec, resources: dict[str, float], shards: int) -> Room:
         threads = spec.resolved("threads_per_worker")
         fitting = math.floor(min(cpus / threads, resources.get("memory", math.inf) / WORKER_MEMORY_BYTES))
         cpus_each, decode_cpus = threads - DECODE_CPUS, DECODE_CPUS
+    workers = spec.workers or max(1, min(fitting, shards))
     window = min(MOST_WINDOW_BYTES, int(WINDOW_SHARE * resources.get("object_store_memory", 2**30)))
     return Room(
-        workers=spec.workers or max(1, min(fitting, shards)),
+        workers=workers,
         gpus_per_worker=gpus_each,
         cpus_per_worker=cpus_each,
         decode_cpus=decode_cpus,
         window_bytes=spec.window_bytes or window,
+        # Where workers take the cores, decoding is the small part of the work: a process a shard would only crowd them out.
+        decodes=1000 if gpus_each > 0 else max(2, workers // 2),
     )
 
 

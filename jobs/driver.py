@@ -141,6 +141,7 @@ class Driver:
             workers=room.workers,
             image_bytes=3 * height * width,
             window_bytes=room.window_bytes,
+            decodes=room.decodes,
             limits=self._limits,
             max_failures=self._spec.max_failures,
             stall_timeout_s=self._spec.stall_timeout_s,

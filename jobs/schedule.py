@@ -228,7 +228,8 @@ def _decode(state: State) -> Iterator[Action]:
     policy = state.policy
     most = (policy.queue_depth * len(state.slots) * 3 + 1) // 2 + 1
     used = sum(len(flight.piece.rows) for flight in state.flights.values()) * policy.image_bytes
-    while state.queue and len(state.flights) < most:
+    decoding = sum(flight.phase == "decoding" for flight in state.flights.values())
+    while state.queue and len(state.flights) < most and decoding < policy.decodes:
         head = state.queue[0]
         piece = Piece(unit=head, rows=state.rows_of(head)) if isinstance(head, int) else head
         needed = len(piece.rows) * policy.image_bytes
@@ -238,6 +239,7 @@ def _decode(state: State) -> Iterator[Action]:
         if piece.unit not in state.pending:
             continue
         used += needed
+        decoding += 1
         yield _launch(state, piece)
 
 

@@ -142,7 +142,7 @@ def test_too_many_failures_end_the_run(cluster, tmp_path):
 def test_each_worker_sees_a_gpu_of_its_own(cluster, folder, tmp_path):
     """The GPUs are pretended; which of them a worker sees is Ray's own doing."""
     run, _ = tiny.new_run(folder, tmp_path / "run")
-    room = Room(workers=2, gpus_per_worker=1.0, cpus_per_worker=0.0, decode_cpus=1.0, window_bytes=1)
+    room = Room(workers=2, gpus_per_worker=1.0, cpus_per_worker=0.0, decode_cpus=1.0, window_bytes=1, decodes=1)
     handles = [Handle(run.uri, f"test-{slot}-{os.getpid()}", room) for slot in range(2)]
     try:
         told = [collect(handle.call("ready")) for handle in handles]

@@ -131,6 +131,15 @@ def test_decodes_are_bounded_in_bytes_but_never_to_none():
     assert len(Hand(image_bytes=10, window_bytes=1).next(Decode)) == 1
 
 
+def test_decodes_are_bounded_in_number_where_workers_take_the_cores():
+    hand = Hand(decodes=2)
+    first, second = hand.next(Decode)
+    assert not hand.next(Decode)
+    hand.tell(Decoded(first.ticket))
+    assert len(hand.next(Decode)) == 1
+    assert second.ticket in hand.state.flights
+
+
 def test_hanging_decodes_do_not_block_the_window():
     hand = Hand(units=40)
     decodes = [action for action in hand.next() if isinstance(action, Decode)]
