@@ -27,12 +27,16 @@ class State:
 
 
 def read_state(objects: Objects) -> State:
-    keys = [entry.key for entry in objects.entries(layout.COMMITS)]
-    committed = {unit for key in keys if (unit := layout.commit_unit(key)) is not None}
-    retracted = {unit for key in keys if (unit := layout.retraction_unit(key)) is not None}
+    committed, retracted, generation = set(), set(), 0
+    for key in objects.keys(layout.COMMITS):
+        if (unit := layout.commit_unit(key)) is not None:
+            committed.add(unit)
+        elif (unit := layout.retraction_unit(key)) is not None:
+            retracted.add(unit)
+        else:
+            generation = max(generation, layout.compaction_generation(key) or 0)
     hidden = {unit for unit in committed & retracted if _is_retracted(objects, unit)}
-    generations = [number for key in keys if (number := layout.compaction_generation(key)) is not None]
-    return State(frozenset(committed - hidden), frozenset(retracted), max(generations, default=0))
+    return State(frozenset(committed - hidden), frozenset(retracted), generation)
 
 
 def read_commit(objects: Objects, unit: int) -> Commit:

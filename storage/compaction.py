@@ -58,10 +58,10 @@ def sweep(objects: Objects) -> None:
     named = {stored.key for stored in (now.compaction.summary, now.compaction.failures) if stored}
     for table in SCHEMAS:
         objects.delete(entry.key for unit, entry in now.parts[table].items() if unit in covered)
-        files = [(layout.compacted_generation(entry.key), entry.key) for entry in objects.entries(table)]
+        files = [(layout.compacted_generation(key), key) for key in objects.keys(table)]
         # A file of a later generation may belong to a compaction whose record is about to be created.
         objects.delete(key for generation, key in files if generation and generation <= current and key not in named)
-    records = [(layout.compaction_generation(entry.key), entry.key) for entry in objects.entries(layout.COMMITS)]
+    records = [(layout.compaction_generation(key), key) for key in objects.keys(layout.COMMITS)]
     objects.delete(key for generation, key in records if generation and generation < current)
 
 

@@ -32,5 +32,5 @@ def read(objects: Objects, name: str) -> pa.Table:
 
 
 def names(objects: Objects) -> list[str]:
-    found = (layout.derived_name(entry.key) for entry in objects.entries(layout.TABLES))
+    found = (layout.derived_name(key) for key in objects.keys(layout.TABLES))
     return sorted(name for name in found if name is not None)

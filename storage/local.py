@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,23 +74,19 @@ class LocalObjects:
 
     def clear(self, folder: str) -> None:
         shutil.rmtree(self.root / folder, ignore_errors=True)
-        self.delete(entry.key for entry in self.entries(folder))  # what could not be removed says why
+        self.delete(self.keys(folder))  # what could not be removed says why
         with contextlib.suppress(OSError):
             self.root.rmdir()  # the last folder of a run that is deleted; there may be files of others
 
+    def keys(self, folder: str) -> list[str]:
+        return sorted(key for key, _ in self._scan(folder))
+
     def entries(self, folder: str) -> list[Entry]:
-        found: list[Entry] = []
-        pending = [self.root / folder]
-        while pending:
-            try:
-                with os.scandir(pending.pop()) as entries:
-                    for entry in entries:
-                        if entry.is_dir(follow_symlinks=False):
-                            pending.append(Path(entry.path))
-                        else:
-                            self._append(found, entry)
-            except (FileNotFoundError, NotADirectoryError):
-                continue  # never made, or removed meanwhile
+        found = []
+        for key, entry in self._scan(folder):
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                status = entry.stat(follow_symlinks=False)
+                found.append(Entry(key, status.st_size, status.st_mtime))
         return sorted(found, key=lambda entry: entry.key)
 
     def size(self, key: str) -> int | None:
@@ -107,13 +103,20 @@ class LocalObjects:
         os.link(origin, partial)
         partial.replace(place)
 
-    def _append(self, found: list[Entry], entry: os.DirEntry[str]) -> None:
-        try:
-            status = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            return  # removed meanwhile
-        key = os.path.relpath(entry.path, self.root).replace(os.sep, "/")
-        found.append(Entry(key, status.st_size, status.st_mtime))
+    def _scan(self, folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        pending = [folder]
+        while pending:
+            inner = pending.pop()
+            prefix = f"{inner}/" if inner else ""
+            try:
+                with os.scandir(self.root / inner) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            pending.append(prefix + entry.name)
+                        else:
+                            yield prefix + entry.name, entry
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # never made, or removed meanwhile
 
     def _read(self, key: str, read: Callable[[], bytes]) -> bytes:
         try:

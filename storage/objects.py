@@ -49,8 +49,11 @@ class Objects(Protocol):
     def clear(self, folder: str) -> None:
         """Remove everything under a folder, and the folder."""
 
+    def keys(self, folder: str) -> list[str]:
+        """Everything under a folder, at any depth, sorted; nothing where there is no such folder."""
+
     def entries(self, folder: str) -> list[Entry]:
-        """Everything under a folder, at any depth; nothing where there is no such folder."""
+        """The same with sizes and dates, which on a disk must be asked for one by one."""
 
     def size(self, key: str) -> int | None:
         """Bytes of an object, None where it is not there."""

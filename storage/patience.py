@@ -67,6 +67,9 @@ class Patient:
     def clear(self, folder: str) -> None:
         self._patiently("clear", folder, lambda: self._objects.clear(folder))
 
+    def keys(self, folder: str) -> list[str]:
+        return self._patiently("list", folder, lambda: self._objects.keys(folder))
+
     def entries(self, folder: str) -> list[Entry]:
         return self._patiently("list", folder, lambda: self._objects.entries(folder))
 

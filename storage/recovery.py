@@ -61,8 +61,8 @@ def collect_garbage(objects: Objects, run: RunRecord, now_s: float, *, orphan_s:
 
 def staged_attempts(objects: Objects) -> dict[int, set[str]]:
     found: dict[int, set[str]] = {}
-    for entry in objects.entries(layout.STAGING):
-        if (parsed := layout.staged_attempt(entry.key)) is not None:
+    for key in objects.keys(layout.STAGING):
+        if (parsed := layout.staged_attempt(key)) is not None:
             found.setdefault(parsed[0], set()).add(parsed[1])
     return found
 
@@ -73,7 +73,7 @@ def _finish_retractions(objects: Objects, run: RunRecord) -> None:
     if current:
         compaction.uncover(objects, run.shard_length, current)
         # Staging first, so that nobody publishes it again; the commits last, so that until then nobody else commits.
-        staged = [entry.key for entry in objects.entries(layout.STAGING)]
+        staged = objects.keys(layout.STAGING)
         objects.delete(key for key in staged if (found := layout.staged_attempt(key)) and found[0] in current)
         objects.delete(_published_keys(objects, run, current))
         objects.delete(layout.commit(unit) for unit in current)
@@ -93,5 +93,5 @@ def _published_keys(objects: Objects, run: RunRecord, units: Collection[int]) ->
     """Whatever was published of units, by its place: a damaged commit cannot be asked."""
     arrays = [tensors.stored(spec, run.store) for spec in run.arrays] if run.store != "none" else []
     shards = [layout.shard(form.group, unit, len(form.shape)) for form in arrays for unit in units]
-    parts = [entry.key for table in SCHEMAS for entry in objects.entries(table)]
+    parts = [key for table in SCHEMAS for key in objects.keys(table)]
     return [*shards, *(key for key in parts if layout.part_unit(key) in units)]

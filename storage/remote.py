@@ -64,17 +64,15 @@ class RemoteObjects:
                         self.delete([key])
 
     def clear(self, folder: str) -> None:
-        self.delete(entry.key for entry in self.entries(folder))
+        self.delete(self.keys(folder))
+
+    def keys(self, folder: str) -> list[str]:
+        return sorted(each["path"] for page in self._pages(folder) for each in page)
 
     def entries(self, folder: str) -> list[Entry]:
-        return sorted(
-            (
-                Entry(each["path"], each["size"], each["last_modified"].timestamp())
-                for page in obstore.list(self._store, f"{folder}/" if folder else None, chunk_size=1000)
-                for each in page
-            ),
-            key=lambda entry: entry.key,
-        )
+        listed = (each for page in self._pages(folder) for each in page)
+        found = [Entry(each["path"], each["size"], each["last_modified"].timestamp()) for each in listed]
+        return sorted(found, key=lambda entry: entry.key)
 
     def size(self, key: str) -> int | None:
         try:
@@ -84,6 +82,9 @@ class RemoteObjects:
 
     def zarr_store(self) -> Any:
         return ObjectStore(self._store, read_only=True)
+
+    def _pages(self, folder: str) -> Any:
+        return obstore.list(self._store, f"{folder}/" if folder else None, chunk_size=1000)
 
     def _read(self, key: str, read: Any) -> bytes:
         try:

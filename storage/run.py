@@ -76,7 +76,7 @@ class Run:
             **form,
         )
         if objects.size(layout.RUN) is None:
-            if objects.entries(layout.COMMITS):
+            if objects.keys(layout.COMMITS):
                 raise RunExistsError(
                     f"{uri} holds commits of a run without {layout.RUN}: delete what is left of it first"
                 )

@@ -66,8 +66,8 @@ def snapshot(objects: Objects) -> Snapshot:
 def failed_images(objects: Objects) -> tuple[frozenset[int], dict[int, int]]:
     """The committed units, and how many images failed in each that has any; told by names, without their content."""
     counts = {}
-    for entry in objects.entries(layout.FAILURES):
-        unit, images = layout.part_unit(entry.key), layout.part_failed_images(entry.key)
+    for key in objects.keys(layout.FAILURES):
+        unit, images = layout.part_unit(key), layout.part_failed_images(key)
         if unit is not None and images is not None:
             counts[unit] = images
     state, compaction = read_newest(objects)

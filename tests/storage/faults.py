@@ -51,6 +51,10 @@ class Faulty:
     def clear(self, folder):
         self._changing("clear", folder, lambda: self.objects.clear(folder))
 
+    def keys(self, folder):
+        self._step("keys", folder)
+        return self.objects.keys(folder)
+
     def entries(self, folder):
         self._step("entries", folder)
         return self.objects.entries(folder)

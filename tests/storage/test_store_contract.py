@@ -86,7 +86,8 @@ def test_entries_are_sorted_deep_and_only_of_that_folder(objects):
     for key in ("f/b", "f/a/c", "f2/x", "g"):
         objects.put(key, key.encode())
     assert [(entry.key, entry.size) for entry in objects.entries("f")] == [("f/a/c", 5), ("f/b", 3)]
-    assert objects.entries("nothing") == []
+    assert objects.keys("f") == ["f/a/c", "f/b"]
+    assert objects.entries("nothing") == objects.keys("nothing") == []
     assert all(entry.modified_s > 1.6e9 for entry in objects.entries("f"))  # after 2020, by any clock
 
 
