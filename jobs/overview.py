@@ -6,6 +6,7 @@ from typing import Any
 
 from jobs.holding import state
 from jobs.progress import Rate, Snapshot
+from storage import layout
 from storage.errors import StoreError
 from storage.run import Run
 
@@ -48,7 +49,7 @@ def snapshot(run: Run, rate: Rate, now: float) -> Snapshot:
 def log_path(uri: str) -> Path | None:
     """Where a run's driver logs: beside the run where that is a folder; a cluster keeps the log with its job."""
     folder = Path(uri.removeprefix("file://"))
-    return folder / "driver.log" if folder.is_dir() else None
+    return folder / layout.LOG if folder.is_dir() else None
 
 
 def log_of(uri: str) -> str:

@@ -11,6 +11,7 @@ from typing import Literal
 RUN = "run.json"
 INDEX = "index.parquet"
 LEASE = "lease.json"
+LOG = "driver.log"  # where a run is a folder; a cluster keeps it with the job
 ARRAYS = "attributions.zarr"
 SUMMARY = "summary"
 FAILURES = "failures"

@@ -62,7 +62,7 @@ def delete(uri: str | Path, *, connect: Connect = open_objects) -> None:
     objects.delete([layout.RUN])  # from here there is no run
     for folder in layout.FOLDERS:
         objects.clear(folder)
-    objects.delete([layout.LEASE, layout.INDEX])
+    objects.delete([layout.LEASE, layout.LOG, layout.INDEX])
     objects.clear(layout.STAGING)
 
 

@@ -109,10 +109,12 @@ def test_merge_joins_what_several_did(call, folder, tmp_path):
 
 
 def test_delete_asks_first(call, run, tmp_path):
+    (tmp_path / "runs" / "tiny" / "driver.log").write_text("shard committed\n")
+    assert call("logs", "tiny").stdout == "shard committed\n"
     call("delete", "tiny", input="n\n", code=1)
     assert (tmp_path / "runs" / "tiny" / "run.json").exists()
     call("delete", "tiny", "--yes")
-    assert not (tmp_path / "runs" / "tiny" / "run.json").exists()
+    assert [path for path in (tmp_path / "runs").rglob("*") if path.is_file()] == []
 
 
 def test_logs_and_cancel_without_a_driver(call, run):
