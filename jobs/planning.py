@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from attribution.explain import output_shape, resolve
+from attribution.metrics import parse_metric
 from attribution.question import Question, parse
 from jobs.datasets import Dataset, index_dataset
 from jobs.models import Loaded, load
@@ -74,6 +75,7 @@ def plan(spec: RunSpec, device: Device, dataset: Dataset | None = None) -> Plan:
     spec = replace(
         spec,
         methods=tuple(map(str, questions)),
+        metrics=tuple(str(parse_metric(text)) for text in spec.metrics),
         precision="float32" if spec.precision == "auto" else spec.precision,
         shard_length=shard_length,
         rows_per_pass=spec.rows_per_pass or min(ROWS_PER_PASS[device], shard_length),
@@ -101,7 +103,7 @@ def plan(spec: RunSpec, device: Device, dataset: Dataset | None = None) -> Plan:
 
 
 DETERMINING = (
-    *("methods", "score", "seed", "precision", "keep_bits", "store"),
+    *("methods", "score", "metrics", "seed", "precision", "keep_bits", "store"),
     *("shard_length", "rows_per_pass", "threads_per_worker"),
 )
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attribution.explain import Answer, Images, Normalisation, explain
+from attribution.metrics import Metric
 from attribution.passes import Passes
 from attribution.question import Question
 from jobs.decoding import ShardImages
@@ -32,6 +33,7 @@ class Inquiry:
     score: Callable[[object], Tensor] | None = None
     references: np.ndarray | None = None
     """(K, H, W, 3) uint8, what the baselines `reference` and `mean` draw from."""
+    metrics: tuple[Metric, ...] = ()
     device: torch.device
 
     @property
@@ -63,6 +65,7 @@ def attribute_shard(
         seed=inquiry.seed,
         passes=passes,
         score=inquiry.score,
+        metrics=inquiry.metrics,
     )
     seen = {"prediction": _numpy(explanation.prediction), "probability": _numpy(explanation.probability)}
     for group, answer in zip(inquiry.groups, explanation.answers, strict=True):
@@ -102,7 +105,7 @@ def _result(
     maps = answer.attribution[asked.to(answer.attribution.device)].float()
     question = answer.question
     at_answered = {name: values[asked.numpy()] for name, values in seen.items()}
-    optional = {"convergence_delta": answer.convergence_delta, "steps": answer.steps}
+    optional = {"convergence_delta": answer.convergence_delta, "steps": answer.steps, **answer.metrics}
     summary = {
         **at_answered,
         "method": str(question),

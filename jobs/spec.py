@@ -40,6 +40,9 @@ class RunSpec:
     limit: int | None = None
     filter: str | None = None
     score: str | None = None
+    metrics: tuple[
+        str, ...
+    ] = ()  # of the maps, asked while they are on the device: infidelity, sensitivity_max(n_samples=5)
     seed: int = 0
     precision: Precision = "auto"
     store: Store = "full"
@@ -62,8 +65,9 @@ class RunSpec:
             _check_type(field.name, getattr(self, field.name), _TYPES[field.name])
         if not self.methods:
             raise SpecError("a run needs at least one method (see: cli.py methods)")
-        if len(set(self.methods)) < len(self.methods):
-            raise SpecError(f"a method is named twice in {list(self.methods)}; name each once")
+        for name in ("methods", "metrics"):
+            if len(set(texts := getattr(self, name))) < len(texts):
+                raise SpecError(f"a {name.removesuffix('s')} is named twice in {list(texts)}; name each once")
         for name in ("dataset", "model"):
             if not getattr(self, name):
                 raise SpecError(f"{name} is empty; name one (see: cli.py {name}s)")
@@ -84,7 +88,7 @@ class RunSpec:
 
     def to_json(self) -> dict[str, Any]:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {"version": VERSION, **fields, "methods": list(self.methods)}
+        return {"version": VERSION, **fields, "methods": list(self.methods), "metrics": list(self.metrics)}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
@@ -99,8 +103,7 @@ class RunSpec:
             raise SpecError(f"this spec has version {version}; this release reads version {VERSION}")
         for name in fields:
             _check_name(name, f"version {VERSION}")
-        if isinstance(methods := fields.get("methods"), list):
-            fields["methods"] = tuple(methods)
+        fields = {name: _tuple_of_list(value) for name, value in fields.items()}
         if missing := sorted({"dataset", "methods", "model"} - set(fields)):
             raise SpecError(f"the spec lacks {', '.join(missing)}")
         return cls(**fields)
@@ -120,7 +123,7 @@ class RunSpec:
         """The same spec with some fields set, as `--set key=value` does."""
         for name in assignments:
             _check_name(name, "--set")
-        return dataclasses.replace(self, **assignments)
+        return dataclasses.replace(self, **{name: _tuple_of_list(value) for name, value in assignments.items()})
 
     def resolved(self, name: Literal["shard_length", "rows_per_pass", "threads_per_worker"]) -> int:
         """A choice that the planner has made by now."""
@@ -190,6 +193,10 @@ def _check_name(name: str, where: str) -> None:
     if name not in _TYPES:
         near = difflib.get_close_matches(name, _TYPES, n=2) or sorted(_TYPES)
         raise SpecError(f"unknown field {name!r} in {where}; nearest: {', '.join(near)}")
+
+
+def _tuple_of_list(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _check_type(name: str, value: Any, annotation: Any) -> None:

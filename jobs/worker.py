@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from attribution.metrics import parse_metric
 from attribution.question import parse
 from jobs import __version__
 from jobs.decoding import ShardImages
@@ -113,6 +114,7 @@ class Worker:
             store=spec.store,
             keep_bits=spec.keep_bits,
             score=score,
+            metrics=tuple(parse_metric(text) for text in spec.metrics),
             references=self._references(record["identity"].get("references"), loaded.preprocessing),
             device=device,
         )

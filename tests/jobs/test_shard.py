@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from attribution.explain import Images, Normalisation, explain, resolve
+from attribution.metrics import parse_metric
 from attribution.question import parse
 from jobs.decoding import ShardImages
 from jobs.shard import Inquiry, attribute_shard, rows_asked
@@ -158,3 +159,12 @@ def test_what_the_listener_raises_ends_the_shard():
 
     with pytest.raises(KeyboardInterrupt):
         list(attribute_shard(inquiry("saliency"), shard(), stop))
+
+
+def test_metrics_that_are_asked_for_are_columns_of_the_summary():
+    metrics = (parse_metric("infidelity(n_samples=3)"), parse_metric("sensitivity_max(n_samples=2)"))
+    asked = inquiry("saliency", "input_x_gradient", metrics=metrics)
+    for result in results(attribute_shard(asked, shard())):
+        assert np.isfinite(result.summary["sensitivity_max"]).all()
+        assert (result.summary["sensitivity_max"] > 0).all()
+    assert (result.summary["infidelity"] >= 0).all()
