@@ -26,7 +26,7 @@ _BATCH_ROWS = 65_536
 
 _TABLES: tuple[Table, ...] = ("summary", "failures")
 
-_ASKING = {"SELECT", "EXPLAIN", "MULTI"}  # the last is how DuckDB calls a PIVOT
+_ASKING = {"SELECT", "EXPLAIN"}
 
 # Order matters: nothing can be set after the last one. Never allowed_directories: COPY TO would write there.
 _LOCKS = (
