@@ -579,7 +579,12 @@ def layers(model: str, trust_checkpoint: bool, as_json: bool) -> None:
 @main.command()
 @run_argument
 @click.argument("images", metavar="[IMAGE]...", nargs=-1)
-@click.option("--methods", multiple=True, metavar="METHOD", help="Only these; repeat for several.")
+@click.option(
+    "--methods",
+    multiple=True,
+    metavar="METHOD",
+    help="Only these, by name or expression; several with commas or by repeating.",
+)
 @click.option("--where", help='SQL condition on the summary instead of IMAGE: "prediction <> label".')
 @click.option("--order", help='SQL order of the summary: "abs_sum desc".')
 @click.option("--limit", type=int, help="At most so many images. Default with --where or --order: 12.")

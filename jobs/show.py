@@ -1,5 +1,6 @@
 """`show`: a few images of a run with their maps, as a panel or a contact sheet."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from storage.records import ArraySpec
 from storage.run import Run
 
 DEFAULT_LIMIT = 12
+_COMMA = re.compile(r",(?![^(]*\))")  # between methods, not between their parameters
 
 
 class ShowError(ValueError):
@@ -84,8 +86,8 @@ def chosen_methods(view: View, names: Sequence[str]) -> tuple[ArraySpec, ...]:
         if not view.pictured:
             raise ShowError("none of this run's maps lies over the image")
         return view.pictured
-    found = []
-    for name in names:
+    found: list[ArraySpec] = []
+    for name in (part.strip() for each in names for part in _COMMA.split(each)):
         matches = [
             spec for spec in view.pictured if name in (spec.group, spec.expression, spec.expression.partition("(")[0])
         ]

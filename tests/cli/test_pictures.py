@@ -48,7 +48,7 @@ def test_show_one_image_by_number_key_or_key_that_is_a_number_of_no_row(call, ru
     call("show", run, 3, "-o", "number.png")
     call("show", run, "photo-00003.jpg", "-o", "key.png")
     assert Path("number.png").read_bytes() == Path("key.png").read_bytes()
-    call("show", run, "cats/seven.jpg", "--methods", "grad_cam")
+    call("show", run, "cats/seven.jpg", "--methods", "grad_cam,integrated_gradients(n_steps=8)")
     assert size("show.png")[0] > 600
 
 
