@@ -8,7 +8,7 @@ from attribution.bundle import Features, bundled, parts_of
 
 def region_counts(mask: Features, rows: int) -> Tensor:
     """How many regions each image has, on the CPU; some images may have fewer than others.  -> (rows,)"""
-    counts = torch.stack([part.flatten(1).amax(1) for part in parts_of(mask)]).amax(0) + 1
+    counts = torch.stack([flat_rows(part).amax(1) for part in parts_of(mask)]).amax(0) + 1
     return counts.cpu().expand(rows)
 
 
@@ -42,5 +42,10 @@ def region_sizes(mask: Features, like: Features) -> Features:
 
 def _by_feature(values: Tensor, mask: Tensor) -> Tensor:
     """(N, regions), (1 or N, *features) -> (N, *features)"""
-    regions = mask.flatten(1).expand(len(values), -1)
+    regions = flat_rows(mask).expand(len(values), -1)
     return values.to(mask.device).gather(1, regions).reshape(len(values), *mask.shape[1:])
+
+
+def flat_rows(part: Tensor) -> Tensor:
+    """A row of features for each row, of which there may be one.  (N, ...) -> (N, features)"""
+    return part.flatten(1) if part.dim() > 1 else part.unsqueeze(1)

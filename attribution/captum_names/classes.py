@@ -52,8 +52,8 @@ def _class(name: str, row: Row, derived_from: tuple[type[Any], ...]) -> type[Any
         namespace["has_convergence_delta"] = lambda _self: True
     if "multiply_by_inputs" in row.constructor.parameters:
         namespace["multiplies_by_inputs"] = property(lambda self: self.multiply_by_inputs)
-    elif row.multiplies:
-        namespace["multiplies_by_inputs"] = property(lambda _self: True)
+    elif row.multiplies is not None:
+        namespace["multiplies_by_inputs"] = property(lambda _self: row.multiplies)
     return type(name, derived_from, namespace)
 
 

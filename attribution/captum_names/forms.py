@@ -96,7 +96,9 @@ def _one_each(values: Any, inputs: Inputs) -> tuple[Any, ...]:
 def _as_rows(given: Any, part: Tensor) -> Tensor:
     """A baseline as a tensor with rows, in the input's dtype and place."""
     if given is None or isinstance(given, int | float | np.number):
-        return part.new_full((1, *part.shape[1:]), float(given or 0))
+        whole = isinstance(given, bool | int | None) or part.is_floating_point()
+        dtype = part.dtype if whole else torch.get_default_dtype()
+        return torch.full((1, *part.shape[1:]), float(given or 0), dtype=dtype, device=part.device)
     if not isinstance(given, Tensor):
         raise ArgumentError(f"a baseline is a tensor or a number, not {type(given).__name__}")
     return given.detach()
@@ -191,24 +193,47 @@ def each(function: Callable[..., Any], *values: Any) -> Any:
     raise ArgumentError(f"the method returns a {type(values[0]).__name__}, not tensors")
 
 
-BY_ROW = ("target", "baselines", "additional_forward_args", "feature_mask")
+BY_ROW = ("inputs", "target", "baselines", "additional_forward_args", "feature_mask")
 """The arguments of Captum's methods that may hold something for each row."""
 
 
 def repeated(arguments: Mapping[str, Any], count: int, times: int) -> dict[str, Any]:
     """The arguments for inputs of which each of `count` rows stands `times` times in a row."""
-    copied = {name: _repeated(value, count, times) for name, value in arguments.items() if name in BY_ROW}
+    return _by_row(
+        arguments,
+        count,
+        lambda part: part.repeat_interleave(times, 0),
+        lambda rows: [r for r in rows for _ in range(times)],
+    )
+
+
+def stacked(arguments: Mapping[str, Any], count: int, times: int) -> dict[str, Any]:
+    """The arguments for `times` copies of inputs of `count` rows, one below the other."""
+    return _by_row(arguments, count, lambda part: torch.cat([part] * times), lambda rows: rows * times)
+
+
+def row_of(arguments: Mapping[str, Any], count: int, row: int) -> dict[str, Any]:
+    """The arguments of one of `count` rows."""
+    return _by_row(arguments, count, lambda part: part[row : row + 1], lambda rows: rows[row : row + 1])
+
+
+def _by_row(
+    arguments: Mapping[str, Any],
+    count: int,
+    of_tensor: Callable[[Tensor], Tensor],
+    of_list: Callable[[list[Any]], list[Any]],
+) -> dict[str, Any]:
+    """Change what belongs to rows: tensors that have one each, and a list of targets."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return of_tensor(value) if value.dim() > 0 and len(value) == count else value
+        return tuple(map(changed, value)) if isinstance(value, tuple) else value
+
+    own = {name: changed(value) for name, value in arguments.items() if name in BY_ROW}
     if isinstance(arguments.get("target"), list):
-        copied["target"] = [target for target in arguments["target"] for _ in range(times)]
-    return {**arguments, **copied}
-
-
-def _repeated(value: Any, count: int, times: int) -> Any:
-    if isinstance(value, Tensor):
-        return value.repeat_interleave(times, 0) if value.dim() > 0 and len(value) == count else value
-    if isinstance(value, tuple):
-        return tuple(_repeated(item, count, times) for item in value)
-    return value
+        own["target"] = of_list(arguments["target"])
+    return {**arguments, **own}
 
 
 def row_sums(parts: Sequence[Tensor]) -> Tensor:

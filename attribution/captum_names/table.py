@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from inspect import Parameter, Signature
 from typing import Any
 
 from attribution.captum_names.formula import Answer, ChannelGradCam, Formula
+from attribution.captum_names.lime import Surrogates, lime, lime_base
+from attribution.captum_names.perturbed import Permutation, Perturbation, permute_rows
 from attribution.captum_names.tunnel import RANDOM_POINT, GradientShap, noise_tunnel
+from attribution.captum_names.windows import occlusion
 from attribution.methods.activation import Activation
 from attribution.methods.conductance import Conductance, NeuronConductance
+from attribution.methods.feature_ablation import FeatureAblation
 from attribution.methods.input_x_gradient import InputXGradient
 from attribution.methods.integrated_gradients import IntegratedGradients
 from attribution.methods.internal_influence import InternalInfluence
+from attribution.methods.kernel_shap import KernelShap
 from attribution.methods.saliency import Saliency
+from attribution.methods.shapley_value_sampling import ShapleyValueSampling
+from attribution.methods.shapley_values import ShapleyValues
 
 
 def takes(*required: str, **optional: Any) -> Signature:
@@ -34,7 +42,7 @@ class Row:
     constructor: Signature
     attribute: Signature
     answer: Answer
-    multiplies: bool = False
+    multiplies: bool | None = None
     """Whether the inputs are a factor of the result, where the constructor does not ask."""
 
     @property
@@ -52,6 +60,18 @@ DELTA = {"return_convergence_delta": False}
 TO_LAYER = {"attribute_to_layer_input": False}
 TO_NEURON = {"attribute_to_neuron_input": False}
 GRAD = {"grad_kwargs": None}
+PROGRESS = {"perturbations_per_eval": 1, "show_progress": False}
+SURROGATE = takes(
+    "inputs",
+    baselines=None,
+    **TARGET,
+    feature_mask=None,
+    n_samples=25,
+    perturbations_per_eval=1,
+    return_input_shape=True,
+    show_progress=False,
+    seed=None,
+)
 QUADRATURE = {"n_steps": "n_steps", "method": "method"}
 QUADRATURE_BY_INPUTS = {**QUADRATURE, "multiply_by_inputs": "multiply_by_inputs"}
 GRADIENT_ALONE = Saliency(abs=False)
@@ -189,5 +209,92 @@ CAPTUM: dict[str, Row] = {
             **GRAD,
         ),
         answer=Formula(method=NeuronConductance, where="through", fields=QUADRATURE_BY_INPUTS),
+    ),
+    "FeatureAblation": Row(
+        bases=PERTURBATION,
+        constructor=FORWARD,
+        attribute=takes("inputs", baselines=None, **TARGET, feature_mask=None, **PROGRESS, kwargs=None),
+        answer=Perturbation(method=FeatureAblation, keeps_whole_numbers=True),
+    ),
+    "FeaturePermutation": Row(
+        bases=("FeatureAblation",),
+        constructor=takes("forward_func", perm_func=permute_rows),
+        attribute=takes("inputs", **TARGET, feature_mask=None, **PROGRESS, kwargs=None),
+        answer=Perturbation(method=Permutation, fields={"perm_func": "permute"}, keeps_whole_numbers=True),
+    ),
+    "Occlusion": Row(
+        bases=("FeatureAblation",),
+        constructor=FORWARD,
+        attribute=takes("inputs", "sliding_window_shapes", strides=None, baselines=None, **TARGET, **PROGRESS),
+        answer=occlusion,
+    ),
+    "ShapleyValueSampling": Row(
+        bases=PERTURBATION,
+        constructor=FORWARD,
+        attribute=takes("inputs", baselines=None, **TARGET, feature_mask=None, n_samples=25, **PROGRESS, seed=None),
+        answer=Perturbation(method=ShapleyValueSampling, fields={"n_samples": "n_samples"}, keeps_outputs=True),
+    ),
+    "ShapleyValues": Row(
+        bases=("ShapleyValueSampling",),
+        constructor=FORWARD,
+        attribute=takes("inputs", baselines=None, **TARGET, feature_mask=None, **PROGRESS),
+        answer=Perturbation(method=ShapleyValues, keeps_outputs=True),
+    ),
+    "LimeBase": Row(
+        bases=PERTURBATION,
+        constructor=takes(
+            "forward_func",
+            "interpretable_model",
+            "similarity_func",
+            "perturb_func",
+            "perturb_interpretable_space",
+            "from_interp_rep_transform",
+            "to_interp_rep_transform",
+        ),
+        attribute=takes("inputs", **TARGET, n_samples=50, **PROGRESS, kwargs=None),
+        answer=lime_base,
+        multiplies=False,
+    ),
+    "Lime": Row(
+        bases=("LimeBase",),
+        constructor=takes("forward_func", interpretable_model=None, similarity_func=None, perturb_func=None),
+        attribute=SURROGATE,
+        answer=lime,
+        multiplies=False,
+    ),
+    "KernelShap": Row(
+        bases=("Lime",),
+        constructor=FORWARD,
+        attribute=SURROGATE,
+        answer=Surrogates(method=KernelShap),
+        multiplies=False,
+    ),
+    "LayerFeatureAblation": Row(
+        bases=("LayerAttribution", "PerturbationAttribution"),
+        constructor=AT,
+        attribute=takes(
+            "inputs", layer_baselines=None, **TARGET, layer_mask=None, **TO_LAYER, perturbations_per_eval=1
+        ),
+        answer=Perturbation(method=FeatureAblation, where="layer"),
+    ),
+    "LayerFeaturePermutation": Row(
+        bases=("LayerAttribution", "FeaturePermutation"),
+        constructor=AT,
+        attribute=takes("inputs", **TARGET, layer_mask=None, perturbations_per_eval=1),
+        answer=Perturbation(method=partial(Permutation, permute_rows), where="layer"),
+    ),
+    "NeuronFeatureAblation": Row(
+        bases=("NeuronAttribution", "PerturbationAttribution"),
+        constructor=AT,
+        attribute=takes(
+            "inputs",
+            "neuron_selector",
+            baselines=None,
+            **ARGUMENTS,
+            feature_mask=None,
+            **TO_NEURON,
+            perturbations_per_eval=1,
+        ),
+        answer=Perturbation(method=FeatureAblation, where="neuron"),
     ),
 }

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attribution.bundle import Features, parts_of
-from attribution.coalitions import composed, credited, region_counts
+from attribution.coalitions import composed, credited, flat_rows, region_counts
 from attribution.errors import AttributionError, nearest
 from attribution.method import Cost
 from attribution.methods.regional import Regional
@@ -69,4 +69,4 @@ DISTANCES = {"cosine": cosine, "euclidean": euclidean}
 
 def _dot(one: Features, other: Features) -> Tensor:
     products = zip(parts_of(one), parts_of(other), strict=True)
-    return torch.stack([(a * b).flatten(1).double().sum(1) for a, b in products]).sum(0)
+    return torch.stack([flat_rows(a * b).double().sum(1) for a, b in products]).sum(0)

@@ -29,13 +29,13 @@ class Occlusion(Method):
         totals = []
         for number, part in enumerate(parts_of(x)):
             reference = parts_of(baseline)[number].expand_as(part)
-            total, hits = torch.zeros_like(part), torch.zeros_like(part[:1])
+            total, hits = torch.zeros(part.shape).to(whole), torch.zeros(part[:1].shape).to(whole)
             for window in sliding_windows(tuple(part.shape[1:]), self.window, self.stride):
                 occluded = part.clone()
                 occluded[window] = reference[window]
                 others = list(parts_of(x))
                 others[number] = occluded
-                total[window] += per_row(whole - site.score(bundled(others)), part).to(part)
+                total[window] += per_row(whole - site.score(bundled(others)), part)
                 hits[window] += 1
             totals.append(total / hits)
         return bundled(totals)
