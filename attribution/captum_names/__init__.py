@@ -6,15 +6,36 @@ Captum, and why. `from attribution import IntegratedGradients` is the same class
 
 from typing import Any
 
+from attribution.captum_names.bases import (
+    Attribution,
+    GradientAttribution,
+    InternalAttribution,
+    LayerAttribution,
+    NeuronAttribution,
+    PerturbationAttribution,
+)
 from attribution.captum_names.classes import build
+from attribution.captum_names.lime import get_exp_kernel_similarity_function
 from attribution.captum_names.metrics import infidelity, infidelity_perturb_func_decorator, sensitivity_max
 from attribution.captum_names.product_baselines import ProductBaselines
+from attribution.captum_names.relevance import Alpha1_Beta0_Rule, EpsilonRule, GammaRule, IdentityRule
 
 CLASSES = build()
 globals().update(CLASSES)
 
 __all__ = [  # noqa: PLE0604  # names from the table
+    "Alpha1_Beta0_Rule",
+    "Attribution",
+    "EpsilonRule",
+    "GammaRule",
+    "GradientAttribution",
+    "IdentityRule",
+    "InternalAttribution",
+    "LayerAttribution",
+    "NeuronAttribution",
+    "PerturbationAttribution",
     "ProductBaselines",
+    "get_exp_kernel_similarity_function",
     "infidelity",
     "infidelity_perturb_func_decorator",
     "sensitivity_max",

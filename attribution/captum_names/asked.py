@@ -86,8 +86,9 @@ class Asked:
 
     @cached_property
     def baseline(self) -> Features:
-        """A reference for each row."""
-        return forms.read_baseline(self.given.get("baselines"), self.inputs)
+        """A reference for each row; in memory of its own where other arguments tell rows apart."""
+        baseline = forms.read_baseline(self.given.get("baselines"), self.inputs)
+        return baseline if self.given.get("additional_forward_args") is None else baseline.contiguous()
 
     def needs(self, wanted: frozenset[str]) -> dict[str, Any]:
         """What a formula asks for, by name."""

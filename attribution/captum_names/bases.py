@@ -62,6 +62,10 @@ class GradientAttribution(Attribution):
             return forms.row_sums(parts) - (ends.score(inputs.x) - ends.score(start))
 
 
+class ModifiedReluGradientAttribution(GradientAttribution):
+    """A method that changes what rectifiers pass back."""
+
+
 class PerturbationAttribution(Attribution):
     """A method that needs nothing of the model but its answers."""
 

@@ -9,35 +9,19 @@ from typing import Any
 
 import torch
 
-from attribution.captum_names.bases import (
-    AroundAnother,
-    Attribution,
-    GradientAttribution,
-    InternalAttribution,
-    LayerAttribution,
-    NeuronAttribution,
-    PerturbationAttribution,
-)
+from attribution.captum_names.bases import Attribution
 from attribution.captum_names.errors import asserting
-from attribution.captum_names.table import CAPTUM, Row
+from attribution.captum_names.row import Row
+from attribution.captum_names.table import CAPTUM
 
-BASES = (
-    Attribution,
-    GradientAttribution,
-    PerturbationAttribution,
-    InternalAttribution,
-    LayerAttribution,
-    NeuronAttribution,
-    AroundAnother,
-)
 SELF = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def build() -> dict[str, type[Attribution]]:
-    """All classes of the table by name, and Captum's bases."""
-    known: dict[str, type[Any]] = {base.__name__: base for base in BASES}
+    """All classes of the table by name."""
+    known: dict[str, type[Any]] = {}
     for name, row in CAPTUM.items():
-        known[name] = _class(name, row, tuple(known[base] for base in row.bases))
+        known[name] = _class(name, row, tuple(known[base] if isinstance(base, str) else base for base in row.bases))
     return known
 
 
@@ -68,6 +52,7 @@ def _constructor(name: str, row: Row) -> Callable[..., None]:
             setattr(self, parameter, given[parameter])
         first = given[next(iter(row.constructor.parameters))]  # the model, or an object that has one
         self.forward_func = first.forward_func if isinstance(first, Attribution) else first
+        row.checked(self)
 
     return _presented(__init__, f"{name}.__init__", signature)
 

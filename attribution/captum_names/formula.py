@@ -21,22 +21,29 @@ Answer = Callable[[Any, Arguments], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Formula:
-    """Ask a Method; `fields` names its parameters by Captum's. `local` is asked instead where the inputs are no factor."""
+    """Ask a Method; `local` is asked instead where the inputs are no factor."""
 
     method: Callable[..., Method]
     where: Where = "input"
-    fields: Mapping[str, str] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
     local: Method | None = None
 
     def __call__(self, owner: Any, given: Arguments) -> Any:
         asked = Asked(owner, given, self.where)
-        settings = {**vars(owner), **given}
-        method = self.method(**{name: settings[captum] for captum, name in self.fields.items()})
+        method = made(self.method, {**vars(owner), **given}, self.renamed)
         if self.local is not None and not owner.multiplies_by_inputs:
             method = self.local
         features = method.attribute(asked.site, asked.x, **asked.needs(method.needs()))
         answer = asked.packed(features)
         return (answer, asked.delta(features)) if given.get("return_convergence_delta") else answer
+
+
+def made(method: Callable[..., Method], settings: Arguments, renamed: Mapping[str, str]) -> Method:
+    """A Method with those of Captum's settings that are its parameters; `renamed` says what Captum calls a parameter."""
+    preset = getattr(method, "keywords", {})
+    kind: Any = getattr(method, "func", method)
+    names = {name: renamed.get(name, name) for name in kind.parameters() if name not in preset}
+    return method(**{name: settings[captum] for name, captum in names.items() if captum in settings})
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,8 @@ class Layers(Site):
 class _Tail(Site):
     """The score as a function of the layers' activations, everything else as it is at x."""
 
+    is_of_images = False
+
     def __init__(self, layers: Layers, places: Sequence[Place], counts: Sequence[int], x: Features) -> None:
         super().__init__(layers.explained, layers.passes)
         self.layers, self.places, self.counts, self.x = layers, places, counts, x

@@ -74,7 +74,7 @@ class Surrogates:
     method: Callable[..., Method]
 
     def __call__(self, owner: Any, given: Arguments) -> Any:
-        ask = Perturbation(method=self.method, fields={"n_samples": "n_samples"}, one_output=True)
+        ask = Perturbation(method=self.method, one_output=True)
         maps = ask(owner, given)
         return maps if given["return_input_shape"] else _coefficients(maps, given)
 
@@ -157,6 +157,13 @@ def _halves(generator: torch.Generator, _inputs: Any, **extras: Any) -> Tensor:
 def lime_base(owner: Any, given: Arguments) -> Any:
     """What a caller's interpretable model learns of the forward function from a caller's samples around the inputs."""
     return fitted(owner, owner, given, dict(given.get("kwargs", {})))
+
+
+def check_transforms(owner: Any) -> None:
+    """Samples come from one of the two spaces and must be brought into the other."""
+    into = "from_interp_rep_transform" if owner.perturb_interpretable_space else "to_interp_rep_transform"
+    if getattr(owner, into) is None:
+        raise ArgumentError(f"{into}=None: give the function that brings samples into the other space")
 
 
 def fitted(parts: Any, owner: Any, given: Arguments, extras: Mapping[str, Any]) -> Tensor:

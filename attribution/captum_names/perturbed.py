@@ -15,7 +15,7 @@ from attribution.captum_names import forms
 from attribution.captum_names.answers import Asking, packed, unpacked
 from attribution.captum_names.asked import Asked, Where
 from attribution.captum_names.errors import ArgumentError
-from attribution.captum_names.formula import Arguments
+from attribution.captum_names.formula import Arguments, made
 from attribution.captum_names.progress import progress
 from attribution.coalitions import credited, flat_rows, region_counts
 from attribution.method import Method
@@ -30,7 +30,7 @@ class Perturbation:
 
     method: Callable[..., Method]
     where: Where = "input"
-    fields: Mapping[str, str] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
     keeps_outputs: bool = False
     one_output: bool = False
     keeps_whole_numbers: bool = False
@@ -38,8 +38,7 @@ class Perturbation:
 
     def __call__(self, owner: Any, given: Arguments) -> Any:
         asked = Asked(owner, given, self.where)
-        settings = {**vars(owner), **given}
-        method = self.method(**{name: settings[captum] for captum, name in self.fields.items()})
+        method = made(self.method, {**vars(owner), **given}, self.renamed)
         if self.where == "layer":
             return self._of_layer(asked, method)
         mask = read_mask(given.get("feature_mask"), asked.inputs)
@@ -49,19 +48,23 @@ class Perturbation:
 
     def _of_outputs(self, asked: Asked, method: Method, mask: Features) -> Any:
         """Once for each of the forward function's answers."""
-        given, needs = asked.given, asked.needs(method.needs()) | {"mask": mask}
+        given, x = (
+            asked.given,
+            asked.x.contiguous(),
+        )  # rows that share memory would be asked once, without their arguments
+        needs = asked.needs(method.needs()) | {"mask": mask}
+        if "baseline" in needs:
+            needs["baseline"] = needs["baseline"].contiguous()
         asking = asking_of(asked, mask)
         if self.one_output and asking.columns != 1:
             raise ArgumentError(f"the forward function must return one number for each row, not {asking.columns}")
         with progress(asked.owner, calls(method, mask), is_shown=given["show_progress"]) as tick:
             if asking.is_by_row or "baseline" not in needs:
-                columns = [method.attribute(site, asked.x, **needs) for site in asking.sites(tick)]
+                columns = [method.attribute(site, x, **needs) for site in asking.sites(tick)]
             else:
-                columns = _together(asking, method, asked.x, needs, tick)
+                columns = _together(asking, method, x, needs, tick)
         answer = asking.laid_out(columns, keeps_outputs=self.keeps_outputs)
-        same_kind = [part.dtype for part in parts_of(needs.get("baseline", asked.x))] == [
-            p.dtype for p in parts_of(asked.x)
-        ]
+        same_kind = [part.dtype for part in parts_of(needs.get("baseline", x))] == [part.dtype for part in parts_of(x)]
         whole = self.keeps_whole_numbers and same_kind and not asking.example.is_floating_point()
         return asked.packed(answer.to(asking.example.dtype) if whole else answer)
 

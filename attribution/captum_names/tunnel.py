@@ -152,7 +152,7 @@ def noise_tunnel(owner: Any, given: Arguments) -> Any:
     return tunnel.through(lambda copied: attribute(**copied), inputs, arguments)
 
 
-RANDOM_POINT = Formula(method=partial(OnePoint, n_samples=1), fields={"multiply_by_inputs": "multiply_by_inputs"})
+RANDOM_POINT = Formula(method=partial(OnePoint, n_samples=1))
 """(x - baseline) times the gradient at one random point between them."""
 
 

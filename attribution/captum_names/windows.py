@@ -28,7 +28,7 @@ def occlusion(owner: Any, given: Arguments) -> Any:
     windows = _each(given["sliding_window_shapes"], shapes, "sliding_window_shapes")
     strides = _each(1 if given["strides"] is None else given["strides"], shapes, "strides")
     asking = asking_of(asked, None)
-    parts, references = parts_of(asked.x), parts_of(asked.baseline)
+    parts, references = parts_of(asked.x.contiguous()), parts_of(asked.baseline.contiguous())
     by_part: list[list[Tensor]] = []
     total = sum(1 + len(list(sliding_windows(*own))) for own in zip(shapes, windows, strides, strict=True))
     with progress(owner, total, is_shown=given["show_progress"]) as tick:

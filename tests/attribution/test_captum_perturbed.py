@@ -325,6 +325,16 @@ def test_lime_base(numbers):
     for per_call in (1, 4, 100):
         same(asked(attribution, per_call), asked(captum, per_call), rtol=1e-5, atol=1e-5)
     assert isinstance(Lime(Mixed()), LimeBase)
+    with pytest.raises(AssertionError, match="to_interp_rep_transform=None"):
+        LimeBase(
+            Mixed(),
+            None,
+            None,
+            None,
+            perturb_interpretable_space=False,
+            from_interp_rep_transform=None,
+            to_interp_rep_transform=None,
+        )
 
 
 def test_limes_own_model_is_sklearns_lasso():
