@@ -84,7 +84,10 @@ def _callers(custom: Callable[..., Any]) -> Credit:
 
 def _references(asked: Asked) -> list[Features]:
     """Each row of the baselines as one reference."""
-    rows = forms.read_distribution(asked.given["baselines"], asked.inputs)
+    inputs = asked.inputs
+    if asked.where == "layer":
+        inputs = forms.Inputs(inputs.parts, is_tuple=True)  # Captum's functions of the inputs get a tuple here
+    rows = forms.read_distribution(asked.given["baselines"], inputs)
     counts = {len(part) for part in rows}
     if len(counts) != 1 or counts == {1}:
         raise ArgumentError(
