@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 class Surrogate:
@@ -44,9 +45,16 @@ class Surrogate:
 
 
 def _least_squares(covariance: Tensor, cross: Tensor) -> Tensor:
+    # An image's bits must not depend on its batch mates: the eigenvectors found depend on how a matrix lies in memory, so
+    # each is padded to whole 64 bytes; and sums stand where a matrix product would choose its order by the batch.
+    padding = -cross.shape[1] % 8
+    covariance, cross = (functional.pad(t, (0, padding) * (t.dim() - 1)) for t in (covariance, cross))
+    spread, directions = torch.linalg.eigh(covariance)
     # Weights of 1 and of a million meet here: what is below 1e-12 of the largest is rounding.
-    inverse: Tensor = torch.linalg.pinv(covariance, rtol=1e-12, hermitian=True)
-    return (inverse @ cross.unsqueeze(2)).squeeze(2)
+    known = spread > 1e-12 * spread[:, -1:]
+    along = torch.where(known, (directions * cross.unsqueeze(2)).sum(1) / spread, 0.0)
+    coefficients: Tensor = (directions * along.unsqueeze(1)).sum(2)
+    return coefficients[:, : cross.shape[1] - padding]
 
 
 def _lasso(covariance: Tensor, cross: Tensor, alpha: float, sweeps: int = 1000, tolerance: float = 1e-9) -> Tensor:

@@ -19,6 +19,7 @@ class Deconvolution(Method):
 
     paper = "Zeiler and Fergus 2014, arXiv:1311.2901, section 2.1"
     axioms = frozenset({"sensitivity_b"})
+    slopes = True
     places = frozenset({"input", "neuron"})
     short = ("deconv",)
     captum = ("Deconvolution", "NeuronDeconvolution")

@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from attribution.bundle import Features
 from attribution.method import Cost, Method
-from attribution.ruled import check_on_unruled, compared, score_of_reference
+from attribution.ruled import check_on_unruled, compared
 from attribution.rules.rescale import RESCALE
 from attribution.site import Site
 
@@ -35,9 +33,6 @@ class DeepLift(Method):
     def attribute(self, site: Site, x: Features, baseline: Features) -> Features:
         credit = contribution if self.multiply_by_inputs else multiplier
         return compared(site, x, [baseline], RESCALE, credit, on_unruled=self.on_unruled)
-
-    def explained_difference(self, site: Site, x: Features, baseline: Features) -> Tensor:
-        return site.score(x) - score_of_reference(site, baseline, x)
 
     def cost(self, image_shape: tuple[int, ...]) -> Cost:
         return Cost(forward=1, forward_backward=1)

@@ -19,6 +19,7 @@ class GuidedBackprop(Method):
 
     paper = "Springenberg et al. 2015, arXiv:1412.6806, section 3.4"
     axioms = frozenset({"sensitivity_b"})
+    slopes = True
     places = frozenset({"input", "neuron"})
     short = ("guided",)
     captum = ("GuidedBackprop", "NeuronGuidedBackprop")
