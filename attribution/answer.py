@@ -21,9 +21,9 @@ from attribution.metrics import Case, Metric, completeness_delta
 from attribution.noise import Draws
 from attribution.passes import Passes
 from attribution.question import Question
-from attribution.resolve import feature_shape, output_shape, site_of
+from attribution.resolve import feature_shape, output_shape, place_of, site_of
 from attribution.score import Score
-from attribution.site import Known, Point, Site
+from attribution.site import Known, Layer, Point, Site
 from attribution.target import Aim
 
 
@@ -105,7 +105,7 @@ class Asking:
         images = self.images if rows is None else self.images.rows(rows)
         site, x = self._site(question, target, rows, images), images.pixels
         draws = Draws(self.seed, images.keys)
-        needs = _needs(question, site, images, draws)
+        needs = _needs(question, self.model, site, images, draws)
         attributed = self._attributed(question, site, x, needs)
         attribution = attributed.features.detach()
         case = Case(
@@ -150,10 +150,12 @@ class Asking:
         return Attributed(tunnel.reduced(*moments))
 
 
-def _needs(question: Question, site: Site, images: Images, draws: Draws) -> dict[str, Any]:
+def _needs(question: Question, model: nn.Module, site: Site, images: Images, draws: Draws) -> dict[str, Any]:
     """What the method asks for, by name."""
     wanted = question.asked.needs() | question.method.needs()
     needs: dict[str, Any] = {"draws": draws} if "draws" in wanted else {}
+    if "layer" in wanted:
+        needs["layer"] = Layer(site.explained, place_of(model, str(question.at)), site.passes)
     if isinstance(question.method, Regional):
         shape = feature_shape(question, site, images.pixels[:1])
         needs["mask"] = question.method.mask(shape, images)

@@ -79,6 +79,11 @@ class Question:
         return self.of is None or self._place() == "through"
 
     @property
+    def credits_images(self) -> bool:
+        """Whether the map is one of the image, also where a layer has a say in it."""
+        return self.at is None or "layer" in self.method.needs()
+
+    @property
     def name(self) -> str:
         """The method's name, the stem of its Zarr group."""
         return self.method.method_name()

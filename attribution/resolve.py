@@ -28,7 +28,7 @@ def resolve(question: Question, model: nn.Module, example: Tensor) -> Question:
     question = replace(question, at=at)
     explained = Score(model=model, dtype=dtype_to_cast(model, example))
     for name in {at, question.of.layer if question.of else None} - {None}:
-        with torch.no_grad(), Tap(_place(model, str(name), call=None)) as tap:
+        with torch.no_grad(), Tap(place_of(model, str(name), call=None)) as tap:
             explained.output(example)
         _ = tap.parts  # an error unless the layer was called once
     if question.of is not None:
@@ -79,16 +79,17 @@ def last_convolution(model: nn.Module, example: Tensor) -> str:
 
 def site_of(question: Question, model: nn.Module, explained: Score, passes: Passes) -> Site:
     """Where the question is asked."""
-    at = None if question.at is None else _place(model, question.at)
+    at = None if question.at is None else place_of(model, question.at)
     of = None if question.of is None else _neuron(model, question.of, explained.dtype)
     return question.method.site(explained, at, of, passes)
 
 
 def _neuron(model: nn.Module, wanted: Neuron, dtype: torch.dtype | None) -> NeuronScore:
-    return replace(neuron(model, _place(model, wanted.layer), wanted.index), dtype=dtype)
+    return replace(neuron(model, place_of(model, wanted.layer), wanted.index), dtype=dtype)
 
 
-def _place(model: nn.Module, name: str, call: int | None = 0) -> Place:
+def place_of(model: nn.Module, name: str, call: int | None = 0) -> Place:
+    """The layer of this name; of several calls the first, None where there must be one only."""
     modules = dict(model.named_modules())
     if name not in modules or not name:
         raise LayerError(f"layer {name!r} not found; {nearest(name, filter(None, modules))} (see: cli.py layers MODEL)")

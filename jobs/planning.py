@@ -127,7 +127,7 @@ def group_names(questions: Sequence[Question]) -> tuple[str, ...]:
 
 def array_spec(group: str, question: Question, shape: tuple[int, ...]) -> ArraySpec:
     """Dimension names are unique per size, as xarray wants them: a layer's carry its group's name."""
-    is_input = question.at is None and len(shape) == 3
+    is_input = question.credits_images and len(shape) == 3
     endings = {1: ("c",), 2: ("token", "c"), 3: ("c", "y", "x")}.get(
         len(shape), tuple(f"d{i}" for i in range(len(shape)))
     )

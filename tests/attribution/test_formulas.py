@@ -14,6 +14,7 @@ from attribution.methods.feature_ablation import FeatureAblation
 from attribution.methods.feature_permutation import FeaturePermutation
 from attribution.methods.grad_cam import GradCam
 from attribution.methods.gradient_shap import GradientShap
+from attribution.methods.guided_grad_cam import GuidedGradCam
 from attribution.methods.input_x_gradient import InputXGradient
 from attribution.methods.integrated_gradients import IntegratedGradients
 from attribution.methods.internal_influence import InternalInfluence
@@ -177,6 +178,25 @@ def test_grad_cam(net, images):
             cam += gradient[channel].mean() * activation[channel]
         expected.append(cam.clamp(min=0))
     close(GradCam().attribute(Layer(score(net), net[0]), images), expected)
+
+
+def test_guided_grad_cam(net, images):
+    """GradCAM's map, each place repeated over the pixels nearest to it, times the guided gradient."""
+    net[1] = nn.ReLU()
+    site, layer = Input(score(net)), Layer(score(net), net[0])
+    with torch.no_grad():
+        cam = GradCam().attribute(layer, images)
+    expected = torch.zeros_like(images)
+    for n, x in enumerate(images):
+        hidden = net[0](x[None]).detach().requires_grad_()
+        (above,) = torch.autograd.grad(net[2:](hidden.relu())[0, TARGET[n]], hidden)
+        point = x.clone().requires_grad_()
+        (guided,) = torch.autograd.grad(net[0](point[None]), point, above.clamp(min=0))
+        for i in range(3):
+            for j in range(3):
+                expected[n, :, i, j] = guided[:, i, j] * cam[n, 0, i * 2 // 3, j * 2 // 3]
+    assert expected.count_nonzero() > 0
+    close(GuidedGradCam().attribute(site, images, layer), list(expected))
 
 
 def replaced(image, reference, regions):
