@@ -88,7 +88,7 @@ def publish(objects: Objects, record: Commit) -> None:
         try:
             objects.publish(source, stored.key)
         except MissingObjectError:
-            if objects.size(stored.key) != stored.size and not _is_compacted(objects, record.unit, stored.key):
+            if objects.size(stored.key) != stored.size and not is_compacted(objects, record.unit, stored.key):
                 raise CommitLostError(
                     f"unit {record.unit} is committed but {stored.key} is nowhere; verify with repair computes it again"
                 ) from None
@@ -110,16 +110,17 @@ def unit_ranges(units: Iterable[int]) -> tuple[tuple[int, int], ...]:
     return tuple(ranges)
 
 
+def is_compacted(objects: Objects, unit: int, key: str) -> bool:
+    """Whether a key is a part whose rows lie in a compacted file."""
+    if layout.part_unit(key) is None:
+        return False
+    _, compaction = read_newest(objects)
+    return compaction is not None and unit in compaction.covered()
+
+
 def _is_retracted(objects: Objects, unit: int) -> bool:
     """Whether the retraction concerns this very commit, not an earlier attempt's."""
     try:
         return objects.get(layout.commit(unit)) == objects.get(layout.retraction(unit))
     except MissingObjectError:
         return True  # the retraction is just being finished, commit first
-
-
-def _is_compacted(objects: Objects, unit: int, key: str) -> bool:
-    if layout.part_unit(key) is None:
-        return False
-    _, compaction = read_newest(objects)
-    return compaction is not None and unit in compaction.covered()

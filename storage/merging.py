@@ -80,14 +80,15 @@ class _Part:
 
     def copy(self, out: UnitWriter, sources: np.ndarray, rows: np.ndarray) -> None:
         target = dict(zip(sources.tolist(), rows.tolist(), strict=True))
+        summary = _of_images(self._summary, sources)
         for spec in self._run.arrays:
-            found = self._summary.filter((pc.field("method") == spec.expression) & pc.field("image").isin(sources))
+            found = summary.filter(pc.field("method") == spec.expression)
             images = found["image"].to_numpy()
             if len(images):
                 maps = None if self._run.record.store == "none" else self._run.attributions(spec.group)[images]
                 columns = {name: found[name] for name in GIVEN}
                 out.add(Result(spec.group, np.array([target[image] for image in images]), maps, columns))
-        for failure in self._failures.filter(pc.field("image").isin(sources)).to_pylist():
+        for failure in _of_images(self._failures, sources).to_pylist():
             out.fail(Failure(**{**failure, "image": target[failure["image"]]}))
 
     @cached_property
@@ -101,6 +102,12 @@ class _Part:
     @cached_property
     def _failures(self) -> pa.Table:
         return self._run.failures()
+
+
+def _of_images(table: pa.Table, images: np.ndarray) -> pa.Table:
+    """Rows of some images of a table sorted by image, without looking at all of it."""
+    start, stop = np.searchsorted(table["image"].to_numpy(), [images.min(), images.max() + 1])
+    return table.slice(start, stop - start).filter(pc.field("image").isin(images))
 
 
 def _taken(parts: Sequence[_Part], key: str) -> tuple[int, int] | None:

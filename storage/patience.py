@@ -92,7 +92,7 @@ class Patient:
                     raise StoreUnreachableError(
                         f"cannot {verb} {self.uri}/{key} for {self._patience_s:.0f} s: {reason}; submit again to resume"
                     ) from error
-                logger.warning("store fails, waiting", extra={"verb": verb, "key": key, "reason": reason})
+                logger.warning("store fails, waiting: %s", reason, extra={"verb": verb, "key": key})
                 self._sleep(pause_s * (0.5 + 0.5 * random.random()))  # noqa: S311  # jitter, no secret
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 

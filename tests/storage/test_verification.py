@@ -12,7 +12,7 @@ from storage.index import encode_index
 from storage.records import to_json
 from storage.run import Run
 from storage.summaries import SUMMARY, from_parquet, to_parquet
-from tests.storage.faults import crash_points
+from tests.storage.faults import Crash, connecting, crash_points
 from tests.storage.runs import make_index, make_run, write_all, write_unit
 from tests.storage.test_commits import content
 
@@ -194,8 +194,6 @@ def test_rows_that_say_something_else_than_index_and_maps_are_noticed(change, me
 
 
 def test_what_was_committed_and_not_published_is_no_damage():
-    from tests.storage.faults import Crash, connecting
-
     make_run("memory://unpublished")
 
     def die(_, verb, key):
@@ -209,6 +207,23 @@ def test_what_was_committed_and_not_published_is_no_damage():
     assert (report.is_sound, report.unpublished) == (True, (1,))
     run.recover()
     assert run.verify().unpublished == ()
+
+
+@pytest.mark.parametrize("is_compacted", [False, True])
+def test_what_is_committed_while_verify_looks_is_no_damage(is_compacted):
+    run = make_run(f"memory://beside-{is_compacted}")
+    write_unit(run, 0)
+
+    def work_meanwhile(count, verb, key):
+        if verb == ("keys" if not is_compacted else "get") and key.startswith(layout.COMMITS) and run.pending():
+            write_all(run, failed=FAILED)
+            if is_compacted:
+                run.compact()
+
+    looking = Run.open(run.uri, connect=connecting(work_meanwhile))
+    report = looking.verify("sizes")
+    assert report.problems == ()
+    assert run.pending() == []
 
 
 def test_garbage_is_what_lost_or_was_left_for_a_day():
