@@ -48,17 +48,14 @@ class Perturbation:
 
     def _of_outputs(self, asked: Asked, method: Method, mask: Features) -> Any:
         """Once for each of the forward function's answers."""
-        given, x = (
-            asked.given,
-            asked.x.contiguous(),
-        )  # rows that share memory would be asked once, without their arguments
-        needs = asked.needs(method.needs()) | {"mask": mask}
+        # Rows that share memory would be asked as one image, without the arguments that tell them apart
+        x, needs = asked.x.contiguous(), asked.needs(method.needs()) | {"mask": mask}
         if "baseline" in needs:
             needs["baseline"] = needs["baseline"].contiguous()
         asking = asking_of(asked, mask)
         if self.one_output and asking.columns != 1:
             raise ArgumentError(f"the forward function must return one number for each row, not {asking.columns}")
-        with progress(asked.owner, calls(method, mask), is_shown=given["show_progress"]) as tick:
+        with progress(asked.owner, calls(method, mask), is_shown=asked.given["show_progress"]) as tick:
             if asking.is_by_row or "baseline" not in needs:
                 columns = [method.attribute(site, x, **needs) for site in asking.sites(tick)]
             else:
@@ -99,12 +96,14 @@ def calls(method: Method, mask: Features) -> int:
 
 def asking_of(asked: Asked, mask: Features | None) -> Asking:
     """The forward function with its first answer, checked against what else was given."""
-    given, inputs = asked.given, asked.inputs
+    given, inputs, per_call = asked.given, asked.inputs, asked.given.get("perturbations_per_eval", 1)
+    if not isinstance(per_call, int) or per_call < 1:
+        raise ArgumentError(f"perturbations_per_eval={per_call!r} is no number of perturbations")
     target = forms.read_target(given.get("target"), len(inputs), inputs.parts[0].device)
     asking = Asking(
         asked.owner.forward_func, inputs, target, forms.read_arguments(given.get("additional_forward_args"))
     )
-    if not asking.is_by_row and given.get("perturbations_per_eval", 1) != 1:
+    if not asking.is_by_row and per_call != 1:
         raise ArgumentError("perturbations_per_eval must be 1 where the forward function answers once for all rows")
     if not asking.is_by_row and mask is not None and any(len(part) != 1 for part in parts_of(mask)):
         raise ArgumentError("one mask for all rows is needed where the forward function answers once for all rows")

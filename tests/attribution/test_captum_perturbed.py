@@ -108,6 +108,19 @@ def test_forward_functions(numbers, name, forward, target):
             getattr(attribution, name)(forward).attribute(numbers, target=target, perturbations_per_eval=2)
 
 
+@pytest.mark.parametrize("name", [*EXACT, "Lime", "FeaturePermutation"])
+def test_errors(numbers, name):
+    method = getattr(attribution, name)(Mixed())
+    with pytest.raises(AssertionError, match="perturbations_per_eval=0"):
+        method.attribute(numbers, target=1, perturbations_per_eval=0)
+    with pytest.raises(AssertionError, match=r"1 feature mask\(s\) for 2 input"):
+        method.attribute(numbers, target=1, feature_mask=torch.tensor([[0, 0, 1]]))
+    with pytest.raises(AssertionError, match="does not fit an input"):
+        method.attribute(numbers, target=1, feature_mask=(torch.tensor([[0, 0]]), torch.tensor([[0, 1]])))
+    with pytest.raises(AssertionError, match="returns a NoneType, not a tensor"):
+        getattr(attribution, name)(lambda x, y: None).attribute(numbers)
+
+
 def test_inputs_of_other_kinds():
     """True or false, whole numbers, and whole numbers with a fraction as baseline."""
     flags = torch.tensor([[True, False, True], [False, True, True]])

@@ -228,3 +228,16 @@ def test_lrp_at_layers(positive):
         alone, alone_delta = LayerLRP(positive, layer).attribute(x, **settings)
         torch.testing.assert_close(own, alone)
         torch.testing.assert_close(delta, alone_delta)
+
+
+def test_threads_share_a_model(chain, x):
+    """Of Captum's DeepLift in four threads on one model three raise (facts 2.2, row 19)."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    asked = [DeepLift(chain), LRP(chain), GuidedBackprop(chain), LayerDeepLift(chain, chain[2])]
+    alone = [method.attribute(x, target=1) for method in asked]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(3):
+            together = list(threads.map(lambda method: method.attribute(x, target=1), asked))
+            assert all(torch.equal(one, other) for one, other in zip(together, alone, strict=True))
+    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in chain.modules())
