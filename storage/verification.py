@@ -10,7 +10,7 @@ from typing import Literal
 import pyarrow as pa
 
 from storage import layout, tensors
-from storage.commits import is_compacted, read_commit, staged_keys
+from storage.commits import is_compacted, read_commit, read_newest, staged_keys
 from storage.compaction import read_row_group, row_groups
 from storage.consistency import Consistency
 from storage.errors import StoreError
@@ -99,21 +99,26 @@ class _Verification:
         for source, stored in zip(staged_keys(commit), commit.objects, strict=True):
             if layout.part_unit(stored.key) is not None and unit in self._covered:
                 continue
-            size = self._sizes.get(stored.key)
-            if size is None and self._objects.size(source) is not None:
+            if stored.key not in self._sizes and self._objects.size(source) is not None:
                 self._unpublished.add(unit)
                 continue
-            # What the listing does not have may have been published, or compacted, since.
-            size = self._objects.size(stored.key) if size is None else size
-            if size is None and is_compacted(self._objects, unit, stored.key):
-                continue
-            if (fault := self._fault(stored, size)) is not None:
+            fault = self._fault(stored, self._size(stored.key))
+            if fault is not None and not self._was_compacted(unit, stored.key):
                 yield Problem(f"{stored.key} {fault}", (unit,))
+
+    def _size(self, key: str) -> int | None:
+        """As listed; what the listing does not have may have been published, or compacted into being, since."""
+        return self._sizes[key] if key in self._sizes else self._objects.size(key)
+
+    def _was_compacted(self, unit: int, key: str) -> bool:
+        return self._objects.size(key) is None and is_compacted(self._objects, unit, key)
 
     def _of_compaction(self) -> Iterator[Problem]:
         now = self._now.compaction
         for stored in (now.summary, now.failures) if now else ():
-            if stored is not None and (fault := self._fault(stored, self._sizes.get(stored.key))) is not None:
+            if stored is None or (fault := self._fault(stored, self._size(stored.key))) is None:
+                continue
+            if self._now.compaction == read_newest(self._objects)[1]:  # else a newer one has swept it away
                 yield Problem(f"{stored.key} {fault}", self._damaged_units(stored.key))
 
     def _strays(self) -> Iterator[Problem]:

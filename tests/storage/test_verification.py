@@ -210,20 +210,26 @@ def test_what_was_committed_and_not_published_is_no_damage():
 
 
 @pytest.mark.parametrize("is_compacted", [False, True])
-def test_what_is_committed_while_verify_looks_is_no_damage(is_compacted):
-    run = make_run(f"memory://beside-{is_compacted}")
-    write_unit(run, 0)
+@pytest.mark.parametrize("depth", ["sizes", "bytes"])
+def test_work_at_any_moment_of_a_verify_is_no_damage(is_compacted, depth):
+    """The rest of the run is written and compacted between any two operations of the one that looks."""
+    moment, passed = 0, False
+    while not passed:
+        run = make_run(f"memory://beside-{is_compacted}-{depth}-{moment}")
+        write_unit(run, 0, failed=[1])
+        if is_compacted:
+            run.compact()
 
-    def work_meanwhile(count, verb, key):
-        if verb == ("keys" if not is_compacted else "get") and key.startswith(layout.COMMITS) and run.pending():
-            write_all(run, failed=FAILED)
-            if is_compacted:
+        def work_meanwhile(count, verb, key, run=run, moment=moment):
+            if count == moment:
+                write_all(run, failed=FAILED)
                 run.compact()
 
-    looking = Run.open(run.uri, connect=connecting(work_meanwhile))
-    report = looking.verify("sizes")
-    assert report.problems == ()
-    assert run.pending() == []
+        looking = Run.open(run.uri, connect=connecting(work_meanwhile))
+        assert looking.verify(depth).problems == (), moment
+        passed = run.pending() != []
+        moment += 1
+    assert moment > 10
 
 
 def test_garbage_is_what_lost_or_was_left_for_a_day():
