@@ -139,7 +139,8 @@ def _audit(
         found += uncovered(score, parts_of(features), rules.by_gradient)
     if not found:
         return
-    operations = "; ".join(map(str, dict.fromkeys(found)))
+    places = [str(one) for one in dict.fromkeys(found)]
+    operations = "; ".join(places[:3]) + (f"; and {len(places) - 3} more" if len(places) > 3 else "")
     if on_unruled != "gradient":
         raise UncoveredOperationError(
             f"no rule of {rules.name} covers {operations}: call it as a torch function, or pass on_unruled='gradient'"

@@ -29,10 +29,22 @@ def rescale(f: Operation, gradient: Tensor, inputs: Sequence[Tensor], reference:
     return (slope.mul_(gradient),)
 
 
+def rescale_pieces(
+    f: Operation, gradient: Tensor, inputs: Sequence[Tensor], reference: Sequence[Tensor]
+) -> tuple[Tensor]:
+    """The same for functions made of straight lines, whose quotient has no rounding to hide: fewer steps."""
+    (x,), (r,) = inputs, reference
+    distance, slope = wide(x) - wide(r), wide(f(x)) - wide(f(r))
+    slope /= distance
+    if torch.count_nonzero(distance) < distance.numel():
+        slope = torch.where(distance == 0, derivative(f, x), slope)
+    return (slope.mul_(gradient),)
+
+
 def rescale_relu(
     _f: Operation, gradient: Tensor, inputs: Sequence[Tensor], reference: Sequence[Tensor]
 ) -> tuple[Tensor]:
-    """The same quotient for ReLU in half the steps: max(x, r) / |x - r| within [0, 1].
+    """The same for ReLU in the fewest: max(x, r) / |x - r| within [0, 1].
 
     Where both are positive the maximum is at least the distance; where both are negative it is below zero.
     """

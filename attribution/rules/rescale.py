@@ -13,13 +13,13 @@ from torch.nn import functional
 from attribution.calls import Bound
 from attribution.propagation import Lending, Rule, Rules, Treatment
 from attribution.rules import difference, rewrites
-from attribution.rules.operations import ELEMENTWISE, MAX_POOLS, PRODUCTS, SELECTIONS, SOFTMAXES
+from attribution.rules.operations import ELEMENTWISE, MAX_POOLS, PIECEWISE_LINEAR, PRODUCTS, SELECTIONS, SOFTMAXES
 
 
 def elementwise(lending: Lending, bound: Bound) -> Any:
     """A function of one number; of two where both carry credit there is no one quotient."""
     if len(bound.credited) == 1:
-        return lending.apply(bound, difference.rescale_relu if bound.name == "relu" else difference.rescale)
+        return lending.apply(bound, SHORTER.get(bound.name, difference.rescale))
     if bound.name in ("maximum", "minimum"):
         return lending.rewrite(rewrites.larger if bound.name == "maximum" else rewrites.smaller, *bound.args)
     lending.report(f"{bound.name} of two activations")
@@ -158,6 +158,12 @@ def constant_weight(weight: Tensor | None, trailing: int = 0) -> Tensor | None:
 def _same(t: Tensor) -> Tensor:
     return t
 
+
+SHORTER: dict[str, Rule] = {
+    **dict.fromkeys(PIECEWISE_LINEAR, difference.rescale_pieces),
+    "relu": difference.rescale_relu,
+}
+"""The rescale rule in fewer steps, where the operation allows it."""
 
 RESCALE = Rules(
     name="deep_lift",
