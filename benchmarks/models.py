@@ -72,7 +72,7 @@ def completeness(model, x, baselines):
     for baseline in baselines:
         target = (model(x) - model(baseline)).abs().argmax(1)
         site, method = Input(Score(model=model, target=target)), DeepLift()
-        difference = method.explained_difference(site, x, baseline)
+        difference = method.explained_difference(site, x, baseline=baseline)
         attribution = method.attribute(site, x, baseline)
         errors.append(((attribution.flatten(1).sum(1) - difference) / difference).abs().max().item())
     return errors

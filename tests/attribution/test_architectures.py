@@ -57,7 +57,7 @@ def test_deep_lift_is_complete(asked):
         for dtype, bound in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
             site = Input(Score(model=model.to(dtype), target=target))
             attribution = DeepLift().attribute(site, x.to(dtype), baseline.to(dtype))
-            difference = DeepLift().explained_difference(site, x.to(dtype), baseline.to(dtype))
+            difference = DeepLift().explained_difference(site, x.to(dtype), baseline=baseline.to(dtype))
             assert ((attribution.flatten(1).sum(1) - difference) / difference).abs().max() <= bound
             model.double()
 
