@@ -23,9 +23,10 @@ import torch
 from measuring import in_turn, machine, ratios
 from torch import nn
 
-from attribution.explain import Images, Normalisation, explain, last_convolution, resolve
+from attribution.explain import Images, Normalisation, explain, resolve
 from attribution.prepare import prepare
 from attribution.question import parse
+from attribution.resolve import last_convolution
 from attribution.site import Input, Layer, Score
 from jobs.datasets import index_dataset
 from jobs.images import decode_rows
@@ -178,6 +179,24 @@ CASES = [
             "Occlusion", sliding_window_shapes=(3, 32, 32), strides=(3, 16, 16), perturbations_per_eval="@rows/x", **T
         ),
     ),
+    Case("deep_lift", 1, 1, captum=captum("DeepLift", **T)),
+    Case("guided_backprop", 0, 1, captum=captum("GuidedBackprop", **T)),
+    Case(
+        "conductance(n_steps=20, at=@)",
+        0,
+        21,
+        "layer",
+        captum=captum("LayerConductance", ("@layer",), n_steps=20, internal_batch_size="@rows", **T),
+    ),
+    Case('feature_ablation(regions="grid(7)")', 50, 0, captum=captum("FeatureAblation", **GRID)),
+    Case(
+        'shapley_value_sampling(n_samples=2, regions="grid(7)")',
+        98,
+        0,
+        captum=captum("ShapleyValueSampling", n_samples=2, **GRID),
+    ),
+    Case('lime(n_samples=100, regions="grid(7)")', 100, 0, captum=captum("Lime", n_samples=100, **GRID)),
+    Case('kernel_shap(n_samples=100, regions="grid(7)")', 100, 0, captum=captum("KernelShap", n_samples=100, **GRID)),
 ]
 
 
