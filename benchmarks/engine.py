@@ -127,10 +127,8 @@ def captum(
             "@rows": rows,
             "@rows/x": max(1, rows // len(bench.x)),
         }
-        inner = getattr(captum.attr, name)
-        method = inner(bench.given, *[held[c] for c in construct])
-        if name == "NoiseTunnel":
-            method = captum.attr.NoiseTunnel(captum.attr.Saliency(bench.given))
+        explained = captum.attr.Saliency(bench.given) if name == "NoiseTunnel" else bench.given
+        method = getattr(captum.attr, name)(explained, *[held[c] for c in construct])
         arguments = {
             key: held.get(value, value) if isinstance(value, str) else value for key, value in settings.items()
         }
