@@ -48,8 +48,6 @@ class Rules:
 
     name: str
     treatments: Mapping[str, Treatment]
-    compares: bool = False
-    """Whether the rules compare with a reference pass."""
     audited: bool = True
     """Whether plain gradients are wrong anywhere but at linear operations."""
     by_gradient: frozenset[str] = frozenset()

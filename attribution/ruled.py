@@ -29,7 +29,7 @@ class UncoveredOperationError(ModelError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Propagated(Point):
-    """A Point whose gradient followed rules, and what the rules kept to themselves over all rows, by reason."""
+    """A Point whose gradient followed rules, and what the rules kept to themselves over all rows (padding too), by reason."""
 
     absorbed: dict[str, float]
 

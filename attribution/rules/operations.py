@@ -36,7 +36,6 @@ ELEMENTWISE = (
             "tanh",
             "softsign",
             "logsigmoid",
-            "log_sigmoid",
             "hardshrink",
             "softshrink",
             "tanhshrink",
@@ -81,8 +80,6 @@ ELEMENTWISE = (
             "frac",
             "nan_to_num",
             "erfinv",
-            "special_expit",
-            "xlogy",
         ]
     )
 )

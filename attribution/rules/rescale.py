@@ -167,7 +167,6 @@ SHORTER: dict[str, Rule] = {
 
 RESCALE = Rules(
     name="deep_lift",
-    compares=True,
     treatments={
         **dict.fromkeys(ELEMENTWISE, elementwise),
         **dict.fromkeys(PRODUCTS, products),
