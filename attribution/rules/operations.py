@@ -35,7 +35,7 @@ ELEMENTWISE = (
             "hardsigmoid",
             "tanh",
             "softsign",
-            "logsigmoid",
+            "log_sigmoid",  # what F.logsigmoid calls itself
             "hardshrink",
             "softshrink",
             "tanhshrink",
