@@ -83,9 +83,9 @@ class Method(ABC):
     def attribute(self, site: Site, x: Features, *args: Any, **needs: Any) -> Features:
         """The attribution of every image.  x (N, ...) -> (N, *features)"""
 
-    def attributed(self, site: Site, x: Features, **needs: Any) -> Attributed:
+    def attributed(self, site: Site, x: Features, *args: Any, **needs: Any) -> Attributed:
         """The attribution, with what else the method has to tell about it."""
-        return Attributed(self.attribute(site, x, **needs))
+        return Attributed(self.attribute(site, x, *args, **needs))
 
     def explained_difference(self, site: Site, x: Features, *args: Any, **needs: Any) -> Tensor | None:  # noqa: ARG002  # lets overrides name their needs
         """What the attributions of an image add up to where the method is complete; None where nothing is promised.  (N,)"""
