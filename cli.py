@@ -498,29 +498,18 @@ def query(
 @main.command()
 @json_option
 def methods(as_json: bool) -> None:
-    """The attribution methods, with their parameters and where they come from.
+    """The attribution methods, noise tunnels and metrics, with their parameters and where they come from.
 
     Example:
       cli.py methods
     """
-    import attribution.methods  # noqa: F401  # fills the table
-    from attribution.method import METHODS
-    from jobs import tables
+    from jobs import catalogue, tables
 
-    rows = [
-        {
-            "method": name,
-            "short": ", ".join(method.short),
-            "parameters": ", ".join(f"{key}={value!r}" for key, value in method.parameters().items()),
-            "places": ", ".join(sorted(method.places)),
-            "help": method.help(),
-            "paper": method.paper,
-        }
-        for name, method in sorted(METHODS.items())
-    ]
-    click.echo(tables.as_json(rows)) if as_json else tables.print_rows(
-        rows, ["method", "short", "parameters", "places", "help"]
-    )
+    rows = catalogue.rows()
+    if as_json:
+        click.echo(tables.as_json(rows))
+    else:
+        tables.print_rows(catalogue.as_text(rows), ["method", "kind", "short", "parameters", "places", "help"])
 
 
 @main.command()

@@ -126,6 +126,10 @@ def test_tables_of_what_there_is(call):
     methods = json.loads(call("methods", "--json").stdout)
     assert {"saliency", "gradient_shap"} <= {row["method"] for row in methods}
     assert all(row["help"] and row["paper"] for row in methods)
+    assert {"vargrad", "infidelity"} <= {row["method"] for row in methods}
+    by_name = {row["method"]: row for row in methods}
+    assert by_name["integrated_gradients"]["parameters"]["n_steps"] == 50
+    assert "LayerIntegratedGradients" in by_name["integrated_gradients"]["captum"]
     assert "resnet50" in call("models").stdout.split()
     assert "sample" in call("datasets").stdout
     rows = json.loads(call("layers", tiny.MODEL, "--json").stdout)
