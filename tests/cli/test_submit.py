@@ -16,8 +16,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 import cli
+from attribution.methods.noise_tunnel import KINDS
 from jobs import submit
 from storage.run import Run
+from tests.attribution import asking
 from tests.jobs import tiny
 
 pytestmark = pytest.mark.ray
@@ -62,6 +64,26 @@ def test_imagenet_val_in_its_true_layout_with_a_random_resnet18(call, tmp_path):
     assert all(row["target"] == row["prediction"] for row in found)
     again = call(*words, "--data-root", tmp_path / "imagenet", "--output", "run", *ON_ONE_CORE)
     assert "2 of 2 images done" in again.stdout
+
+
+def test_every_method_runs_at_every_place_where_it_can_be_asked(call, tmp_path):
+    """One run of all of them: each has its map and its row for each image, and none a failure."""
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    asked = [asking.expression(*where).replace("tail:3,2,3", "block:3,2,3") for where in asking.AT_EVERY_PLACE]
+    asked += [f"saliency(noise={kind!r})" for kind in KINDS]
+    words = [word for text in asked for word in ("--method", text)]
+    call("submit", "--dataset", tmp_path / "photos", "--model", tiny.MODEL, *words, "--output", "run", *ON_ONE_CORE)
+    run = Run.open(str(tmp_path / "run"))
+    counted = run.sql("select method, count(*) as rows, sum(nonfinite_count) as bad from summary group by method")
+    assert counted.num_rows == len(asked)
+    assert set(counted["rows"].to_pylist()) == {3}
+    assert set(counted["bad"].to_pylist()) == {0}
+    assert run.failures().num_rows == 0
+    for text in counted["method"].to_pylist():
+        assert np.isfinite(run.attributions(text)[0:3]).all(), text
 
 
 def jpeg(**options):
