@@ -108,21 +108,22 @@ class Asking:
         needs = _needs(question, self.model, site, images, draws)
         attributed = self._attributed(question, site, x, needs)
         attribution = attributed.features.detach()
-        case = Case(
-            site=site,
-            images=images,
-            attribution=attribution,
-            again=lambda near: question.asked.attribute(site, near, **needs),
-            shares=question.method.shares(attribution, **needs) if question.method.holds_shares else None,
-            reference=needs.get("baseline", torch.zeros_like(x[:1])),
-            draws=draws.within("metric"),
-        )
         told = {
             "attribution": parts_of(attribution)[0],
             "convergence_delta": completeness_delta(question.asked, site, x, attribution, **needs),
             "steps": attributed.steps,
-            **{metric.name: metric.measure(case) for metric in self.metrics},
         }
+        if self.metrics:
+            case = Case(
+                site=site,
+                images=images,
+                attribution=attribution,
+                again=lambda near: question.asked.attribute(site, near, **needs),
+                shares=question.method.shares(attribution, **needs) if question.method.holds_shares else None,
+                reference=needs.get("baseline", torch.zeros_like(x[:1])),
+                draws=draws.within("metric"),
+            )
+            told |= {metric.name: metric.measure(case) for metric in self.metrics}
         return {name: values for name, values in told.items() if values is not None}
 
     def _site(self, question: Question, target: Tensor, rows: Tensor | None, images: Images) -> Site:
