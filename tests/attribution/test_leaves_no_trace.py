@@ -21,6 +21,14 @@ EXPRESSIONS = [
     "guided_backprop",
     'deconvolution(noise="smoothgrad(samples=2)")',
     'lrp(rule="gamma")',
+    'conductance(n_steps=2, at="block")',
+    'neuron_conductance(n_steps=2, of="stem:1,2,3")',
+    'integrated_gradients(tolerance=0.1, max_steps=8, at="tail")',
+    'feature_ablation(regions="grid(2)", at="block")',
+    'shapley_value_sampling(n_samples=2, regions="grid(2)")',
+    'kernel_shap(n_samples=4, regions="grid(2)")',
+    'lime(n_samples=4, regions="grid(2)")',
+    "guided_grad_cam",
 ]
 
 
