@@ -46,7 +46,8 @@ class Method(ABC):
     """A formula over a Site. Fields are its parameters; the arguments of `attribute` after (site, x) are its needs.
 
     Needs are known by name: `baseline` (one reference, like x), `baselines` (several, to draw from), `draws` (random
-    numbers by identity), `mask` (features by region), `layer` (a Site at the layer, where the image is credited). A subclass enters METHODS under its name in snake case.
+    numbers by identity), `mask` (the number of each feature's region), `layer` (a Site at the layer named by `at`, where
+    the image is credited). A subclass enters METHODS under its name in snake case.
     """
 
     paper: ClassVar[str]

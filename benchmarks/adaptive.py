@@ -2,6 +2,8 @@
 
     python benchmarks/adaptive.py --images FOLDER --count 64 --tolerance 0.05 --fixed 40 80
 
+--reference 512 also compares the maps: the distance to the map of that many steps, relative to its length.
+
 Prints for each setting the gradients an image takes on average and the relative completeness error: median, 95th
 percentile, worst. `pool` is what the gradients cost with passes of --rows rows, padding included. Counts, no times: the
 figures are the same on any machine up to float32's rounding.
@@ -33,8 +35,8 @@ def photographs(folder: str | None, count: int, loaded) -> Images:
     return Images(pixels, keys, labels, Normalisation(loaded.preprocessing.mean, loaded.preprocessing.std))
 
 
-def measured(model, images: Images, expression: str, rows: int) -> tuple[float, float, np.ndarray]:
-    """Gradients an image, the same with padding, and each image's relative completeness error."""
+def measured(model, images: Images, expression: str, rows: int) -> tuple[float, float, np.ndarray, torch.Tensor]:
+    """Gradients an image, the same with padding, each image's relative completeness error, and the maps."""
     question, passes, asked = resolve(parse(expression), model, images.pixels[:1]), Passes(rows), []
     passes.on_pass = asked.append
     (answer,) = explain(model, images, [question], passes=passes).answers
@@ -42,7 +44,12 @@ def measured(model, images: Images, expression: str, rows: int) -> tuple[float, 
     steps = answer.steps if answer.steps is not None else torch.full((len(images),), fixed)
     difference = answer.attribution.flatten(1).sum(1) - answer.convergence_delta
     error = (answer.convergence_delta / difference).abs()
-    return float(steps.double().mean()), len(asked) * rows / len(images), error.cpu().numpy()
+    return (
+        float(steps.double().mean()),
+        len(asked) * rows / len(images),
+        error.cpu().numpy(),
+        answer.attribution.flatten(1),
+    )
 
 
 def main() -> None:
@@ -53,17 +60,28 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--tolerance", type=float, nargs="*", default=[0.05])
     parser.add_argument("--fixed", type=int, nargs="*", default=[40, 80])
+    parser.add_argument("--reference", type=int, default=0)
     arguments = parser.parse_args()
     loaded = load(arguments.model)
     images = photographs(arguments.images, arguments.count, loaded)
     expressions = [f"integrated_gradients(tolerance={t})" for t in arguments.tolerance]
     expressions += [f"integrated_gradients(n_steps={n})" for n in arguments.fixed]
     model = prepare(loaded.model, [parse(expressions[0])], images.pixels[:4]).model
-    print("| method | gradients an image | pool | median error | 95th percentile | worst |\n|---|---|---|---|---|---|")
+    true = None
+    if arguments.reference:
+        fine = f"integrated_gradients(tolerance=1e-9, max_steps={arguments.reference})"
+        *_, true = measured(model, images, fine, arguments.rows)
+    print(
+        "| method | gradients an image | pool | median error | 95th percentile | worst | map |\n|---|---|---|---|---|---|---|"
+    )
     for expression in expressions:
-        steps, pool, error = measured(model, images, expression, arguments.rows)
+        steps, pool, error, maps = measured(model, images, expression, arguments.rows)
         median, high, worst = np.quantile(error, [0.5, 0.95, 1])
-        print(f"| `{expression}` | {steps:.1f} | {pool:.1f} | {median:.3f} | {high:.3f} | {worst:.3f} |", flush=True)
+        distance = float(((maps - true).norm(dim=1) / true.norm(dim=1)).median()) if true is not None else float("nan")
+        print(
+            f"| `{expression}` | {steps:.1f} | {pool:.1f} | {median:.3f} | {high:.3f} | {worst:.3f} | {distance:.3f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
