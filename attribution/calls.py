@@ -93,7 +93,7 @@ class Bound:
 
     def __init__(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.name, self.function, self.args, self.kwargs = name, function, args, kwargs
-        self.tensors = list(_tensors((args, kwargs)))
+        self.tensors = list(tensors_in((args, kwargs)))
         self.is_credited = tuple(carries_credit(tensor) for tensor in self.tensors)
 
     @property
@@ -155,14 +155,15 @@ def constant(value: Any) -> Any:
     return value
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor among a call's arguments or results, however they are nested."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, tuple | list):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_in(item)
     elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
+        yield from tensors_in(list(value.values()))
 
 
 def _rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from attribution.calls import tensors_in
 from attribution.hooks import Parts, Place
 from attribution.tap import Tap
 
@@ -82,13 +83,13 @@ class _Recording(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self._ended:
-            for tensor in _tensors((args, kwargs)):
+            for tensor in tensors_in((args, kwargs)):
                 if id(tensor) in self._made and id(tensor) not in self.used:
                     self.used[id(tensor)] = (tensor, tensor._version)  # noqa: SLF001  # as above
             return func(*args, **(kwargs or {}))
         answer = func(*args, **(kwargs or {}))
         self.calls.append(Call(func, answer))
-        self._made.update((id(tensor), tensor) for tensor in _tensors(answer))
+        self._made.update((id(tensor), tensor) for tensor in tensors_in(answer))
         return answer
 
 
@@ -110,16 +111,6 @@ class _Answering(TorchFunctionMode):
                 f"the model called {getattr(func, '__name__', func)} where it had called another function before"
             )
         return call.answer
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
 
 
 def _thinned(answer: Any, used: dict[int, tuple[Tensor, int]]) -> Any:
