@@ -13,7 +13,7 @@ from jobs.progress import Snapshot
 from jobs.spec import RunSpec
 
 UPLOAD_LIMIT_BYTES = 100 * 2**20  # what the dashboard takes; its own messages speak of 512 MB
-SHIPPED = ("attribution", "jobs", "storage")  # and cli.py: what a run needs, and no data
+SHIPPED = ("attribution", "commands", "jobs", "storage")  # and cli.py: what a run needs, and no data
 STOP_WAIT_S = 30  # from SIGTERM to SIGKILL: commits in progress are finished in it
 POLL_S = 2.0
 TERMINAL = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 import cli
+from commands.options import build_spec
 from jobs.spec import RunSpec
 from tests.jobs import tiny
 from tests.jobs.test_faults import attribute, worker_of
@@ -191,9 +192,7 @@ def test_debug_shows_where_it_happened(call):
 def test_a_spec_file_and_flags_over_it(folder, tmp_path):
     spec = RunSpec(dataset=str(folder), methods=("ig", "saliency"), model=tiny.MODEL, seed=4)
     (tmp_path / "spec.json").write_text(json.dumps(spec.to_json()))
-    built = cli.build_spec(
-        str(tmp_path / "spec.json"), ("keep_bits=3",), {"limit": 2, "target": "label", "methods": ()}
-    )
+    built = build_spec(str(tmp_path / "spec.json"), ("keep_bits=3",), {"limit": 2, "target": "label", "methods": ()})
     assert built == dataclasses.replace(
         spec,
         limit=2,
@@ -203,5 +202,5 @@ def test_a_spec_file_and_flags_over_it(folder, tmp_path):
 
 
 def test_defaults_make_the_shortest_line_work():
-    assert cli.build_spec(None, (), {"dataset": "sample", "methods": ("ig",)}).model == "efficientnet_lite0"
-    assert cli.build_spec(None, (), {"dataset": "imagenet-val", "methods": ("ig",)}).model == "resnet50"
+    assert build_spec(None, (), {"dataset": "sample", "methods": ("ig",)}).model == "efficientnet_lite0"
+    assert build_spec(None, (), {"dataset": "imagenet-val", "methods": ("ig",)}).model == "resnet50"

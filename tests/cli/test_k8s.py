@@ -9,6 +9,8 @@ import yaml
 from click.testing import CliRunner
 
 import cli
+from commands import frame
+from commands.options import build_spec
 from jobs import remote
 from jobs.spec import RunSpec
 from tests.k8s.validation import problems
@@ -42,7 +44,7 @@ def test_manifest_does_what_submit_does(tmp_path):
     (tmp_path / "run.yaml").write_text(resources["ConfigMap"]["data"][Path(path).name])
 
     in_cluster = RunSpec.from_file(tmp_path / "run.yaml")
-    over_http = cli.build_spec(
+    over_http = build_spec(
         None, (), {"dataset": "imagenet-val", "methods": (METHOD, "saliency"), "output": "s3://bucket/run"}
     )
     assert in_cluster == over_http.assigned({"workers": 8, "gpus_per_worker": 1.0})
@@ -54,7 +56,7 @@ def test_manifest_does_what_submit_does(tmp_path):
     assert worker["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
-@pytest.mark.parametrize(("ended", "code"), [(cli.DONE, 0), (cli.WITH_FAILURES, 0), (cli.FAILED, 1)])
+@pytest.mark.parametrize(("ended", "code"), [(frame.DONE, 0), (frame.WITH_FAILURES, 0), (frame.FAILED, 1)])
 def test_only_a_failed_run_is_tried_again(ended, code, tmp_path, monkeypatch):
     """KubeRay answers an error with a new cluster; images that can't be read stay unreadable on it."""
     spec = RunSpec(dataset="sample", methods=("saliency",), model="resnet18:random", output=str(tmp_path / "run"))
@@ -63,7 +65,7 @@ def test_only_a_failed_run_is_tried_again(ended, code, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "jobs.submit.submit_here", lambda given, _options: seen.append(given) or type("", (), {"run": 0, "ending": 0})
     )
-    monkeypatch.setattr(cli, "_conclude", lambda *_, **__: ended)
+    monkeypatch.setattr("commands.submitting._conclude", lambda *_, **__: ended)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert CliRunner().invoke(cli.main, ["k8s", "run", str(tmp_path / "run.yaml")]).exit_code == code
     assert seen == [spec]
@@ -93,6 +95,6 @@ def test_submit_applies_through_kubectl(tmp_path, monkeypatch):
 def test_mistakes_end_as_one_line(arguments, answer, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     result = CliRunner().invoke(cli.main, arguments)
-    assert result.exit_code == cli.USAGE
+    assert result.exit_code == frame.USAGE
     assert answer in result.stderr
     assert "Traceback" not in result.stderr

@@ -72,7 +72,7 @@ def test_inside_a_job_the_environments_address_names_the_cluster_to_join(monkeyp
 def test_shipped_code_is_small_and_leaves_everything_else_at_home():
     shipped = shipped_code()
     assert {"/tests", "/README.md", "/.git"} <= set(shipped["excludes"])
-    assert not {"/jobs", "/storage", "/attribution", "/cli.py"} & set(shipped["excludes"])
+    assert not {"/jobs", "/storage", "/attribution", "/commands", "/cli.py"} & set(shipped["excludes"])
 
 
 def test_refusal_that_the_client_sees_itself_is_told_like_any_other():

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import cli
+from commands import frame
 from tests.jobs.canaries import CANARIES, MARK, singing_files, sung
 from tests.jobs.tiny import MODEL, photographs
 
@@ -56,7 +57,7 @@ def test_a_run_repeats_no_secret(tmp_path):
         check=False,
         timeout=500,
     )
-    assert done.returncode == cli.WITH_FAILURES, done.stderr
+    assert done.returncode == frame.WITH_FAILURES, done.stderr
     assert singing_files(tmp_path / "run") == []
     assert not sung(done.stdout, done.stderr)
     tables = [pq.read_table(path) for path in sorted((tmp_path / "run").rglob("*.parquet"))]

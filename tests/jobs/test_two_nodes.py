@@ -7,7 +7,7 @@ import urllib.request
 import numpy as np
 import pytest
 
-import cli
+from commands import frame
 from storage.run import Run
 from tests.jobs import gated
 from tests.jobs.canaries import CANARIES, singing_files, sung
@@ -73,7 +73,7 @@ def test_a_run_is_submitted_followed_cancelled_resumed_and_finished(cluster, gat
     asked = ["--dataset", str(photos), "--model", gated.MODEL, "--method", "saliency", "--output", str(output)]
     asked += ["--set", "shard_length=1", "--set", "rows_per_pass=1", "--set", "threads_per_worker=1"]
     sent = cluster.command("submit", *asked, "--address", cluster.address, "--no-wait", "--json")
-    assert sent.returncode == cli.DONE, sent.stderr
+    assert sent.returncode == frame.DONE, sent.stderr
     job = json.loads(sent.stdout)["id"]
 
     until(lambda: len(committed(output)) >= 2, "the first commits")
@@ -95,7 +95,7 @@ def test_a_run_is_submitted_followed_cancelled_resumed_and_finished(cluster, gat
     until(lambda: "ray_ascribe_compute_seconds_count" in names(other), "a worker's metrics")
 
     stopped = cluster.command("cancel", job, "--address", cluster.address)
-    assert stopped.returncode == cli.DONE, stopped.stderr
+    assert stopped.returncode == frame.DONE, stopped.stderr
     until(lambda: cluster.get(f"/api/jobs/{job}")[1]["status"] == "STOPPED", "the end of the job")
     before = committed(output)
     assert 2 <= len(before) < IMAGES
@@ -105,7 +105,7 @@ def test_a_run_is_submitted_followed_cancelled_resumed_and_finished(cluster, gat
     gate.touch()
     # The same words again resume it, as the job's next attempt.
     again = cluster.command("submit", *asked, "--address", cluster.address, "--wait", "--json")
-    assert again.returncode == cli.DONE, again.stdout + again.stderr
+    assert again.returncode == frame.DONE, again.stdout + again.stderr
     assert json.loads(again.stdout)["id"] == f"{job.removesuffix('-1')}-2"
     after = committed(output)
     assert len(after) == IMAGES
@@ -131,6 +131,6 @@ def test_without_its_token_a_cluster_answers_nobody(cluster, photos):
     refused = cluster.command(
         "submit", *asked, "--address", cluster.address, RAY_AUTH_TOKEN="another-token-of-more-than-32-characters"
     )
-    assert refused.returncode == cli.USAGE
+    assert refused.returncode == frame.USAGE
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error:")]
     assert "RAY_AUTH_TOKEN" in line
