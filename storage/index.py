@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from storage import layout
 from storage.errors import MissingObjectError, StoreError
 from storage.objects import Objects
+from storage.summaries import from_parquet
 
 ROW_GROUP = 8192  # rows; a unit's rows cost one range request or two
 
@@ -42,7 +43,7 @@ class Index:
 
     @cached_property
     def table(self) -> pa.Table:
-        return pq.read_table(pa.BufferReader(self._objects.get(layout.INDEX)))
+        return from_parquet(self._objects.get(layout.INDEX))
 
     def rows(self, wanted: range, columns: Sequence[str] = ("image", "key", "label")) -> pa.Table:
         """Some columns of consecutive rows, without reading the rest."""

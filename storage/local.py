@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zarr.storage import LocalStore
-
 from storage import layout
 from storage.errors import MissingObjectError
 from storage.objects import Entry
@@ -96,6 +94,8 @@ class LocalObjects:
             return None
 
     def zarr_store(self) -> Any:
+        from zarr.storage import LocalStore  # late: see storage/tensors.py
+
         return LocalStore(self.root, read_only=True)
 
     def _replace_by_link(self, origin: Path, place: Path) -> None:

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import zarr
 
 from storage import layout
 from storage.objects import Objects
@@ -38,4 +37,6 @@ class Attributions:
 
     @cached_property
     def _array(self) -> Any:
+        import zarr  # late: see storage/tensors.py
+
         return zarr.open_array(self._objects.zarr_store(), path=layout.array(self.group), mode="r")

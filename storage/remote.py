@@ -10,7 +10,6 @@ from typing import Any
 import obstore
 from obstore.exceptions import AlreadyExistsError
 from obstore.store import MemoryStore, from_url
-from zarr.storage import ObjectStore
 
 from storage.errors import MissingObjectError, StoreError
 from storage.objects import Entry
@@ -81,6 +80,8 @@ class RemoteObjects:
             return None
 
     def zarr_store(self) -> Any:
+        from zarr.storage import ObjectStore  # late: see storage/tensors.py
+
         return ObjectStore(self._store, read_only=True)
 
     def _pages(self, folder: str) -> Any:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import zarr
 
 from storage import commits, compaction, derived, layout, queries, recovery, tables, tensors, verification
 from storage.errors import MissingObjectError, RunExistsError, RunMissingError, StoreError
@@ -198,6 +197,7 @@ class Run:
         """An xarray DataTree, a group each, read when asked; with the keys and labels of the index as coordinates."""
         try:
             import xarray
+            import zarr
         except ImportError:
             raise StoreError("to_xarray needs xarray: pip install xarray") from None
         if self.record.store == "none":

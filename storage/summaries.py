@@ -107,12 +107,14 @@ def writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def from_parquet(content: bytes) -> pa.Table:
-    return pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+    # Not pq.read_table: that loads pyarrow.dataset, and pandas with it, which takes longer than most tables do.
+    with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
+        return file.read()
 
 
 def concatenated(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
     found = list(tables)
-    return pa.concat_tables(found) if found else schema.empty_table()
+    return pa.concat_tables(found) if found else pa.Table.from_batches([], schema)  # empty_table() loads pandas
 
 
 def _column(value: Any, form: pa.Field, length: int) -> pa.Array:

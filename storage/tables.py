@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from storage import layout
 from storage.commits import read_commit, read_newest, staged_keys
@@ -19,8 +19,13 @@ from storage.objects import Entry, Objects
 from storage.records import Compaction
 from storage.summaries import SCHEMAS, concatenated, from_parquet
 
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
+
 _PATIENCE = 5  # listings; each new one needs a compaction or a retraction to have happened in between
 _READERS = 8  # parts are small: reading them is waiting
+# A compacted file below this is read whole: quicker than loading pyarrow.dataset, which brings pandas where it is installed.
+COLUMNWISE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,13 @@ class Snapshot:
 class Rows:
     """One table of one snapshot: what is compacted, to be read column by column, and the loose rest."""
 
-    compacted: ds.Dataset
+    compacted: pa.Table | ds.Dataset
     loose: pa.Table
 
     def table(self) -> pa.Table:
         """All rows, sorted by image and method."""
-        joined = pa.concat_tables([self.compacted.to_table(), self.loose])
+        compacted = self.compacted if isinstance(self.compacted, pa.Table) else self.compacted.to_table()
+        joined = pa.concat_tables([compacted, self.loose])
         return joined.sort_by([("image", "ascending"), ("method", "ascending")])
 
 
@@ -98,21 +104,18 @@ class Tables:
     def _rows(self, tables: Sequence[Table], now: Snapshot) -> dict[Table, Rows]:
         return {table: Rows(self._compacted(table, now), self._loose(table, now)) for table in tables}
 
-    def _compacted(self, table: Table, now: Snapshot) -> ds.Dataset:
+    def _compacted(self, table: Table, now: Snapshot) -> pa.Table | ds.Dataset:
         stored = getattr(now.compaction, table) if now.compaction else None
         if stored is None or now.compaction is None:
-            return ds.dataset(SCHEMAS[table].empty_table())
+            return pa.Table.from_batches([], SCHEMAS[table])
         if stored.key not in self._files:
             content = self._objects.get(stored.key)
             self._files = {key: kept for key, kept in self._files.items() if not key.startswith(f"{table}/")}
             self._files[stored.key] = content
-        checked = ds.ParquetFileFormat(
-            default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-        )
-        fragment = checked.make_fragment(pa.py_buffer(self._files[stored.key]))
-        dataset = ds.FileSystemDataset([fragment], schema=SCHEMAS[table], format=checked, filesystem=None)
-        hidden = now.compaction.covered() - now.committed
-        return ds.dataset(self._without(dataset.to_table(), hidden)) if hidden else dataset
+        content = self._files[stored.key]
+        if hidden := now.compaction.covered() - now.committed:
+            return self._without(from_parquet(content), hidden)
+        return from_parquet(content) if len(content) < COLUMNWISE_BYTES else _columnwise(content, SCHEMAS[table])
 
     def _without(self, rows: pa.Table, units: set[int]) -> pa.Table:
         """Only while a unit is being retracted are there rows to hide."""
@@ -147,3 +150,14 @@ class Tables:
             except MissingObjectError:
                 continue
         raise CommitLostError(f"{keys[-1]} is committed and nowhere; verify with repair computes its unit again")
+
+
+def _columnwise(content: bytes, schema: pa.Schema) -> ds.Dataset:
+    """A file that is decoded column by column, as a query names them."""
+    import pyarrow.dataset as ds
+
+    checked = ds.ParquetFileFormat(
+        default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    )
+    fragment = checked.make_fragment(pa.py_buffer(content))
+    return ds.FileSystemDataset([fragment], schema=schema, format=checked, filesystem=None)

@@ -1,4 +1,7 @@
-"""Maps as Zarr v3: one shard is one unit, NaN where nothing is known, a checksum on every inner chunk."""
+"""Maps as Zarr v3: one shard is one unit, NaN where nothing is known, a checksum on every inner chunk.
+
+Zarr is imported where it is used: it takes a quarter of a second, and who asks the tables alone does without.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
-from zarr.storage import MemoryStore
 
 from storage import layout
 from storage.records import ArraySpec, RunRecord, Store
@@ -70,6 +70,10 @@ def metadata_objects(arrays: Sequence[ArraySpec], record: Mapping[str, Any]) -> 
 
     All arrays are declared at their final size, so nothing is ever resized and the consolidated metadata stays true.
     """
+    import zarr
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+    from zarr.storage import MemoryStore
+
     image_count, shard_length = int(record["image_count"]), int(record["shard_length"])
     content: dict[str, Any] = {}
     store = MemoryStore(content)
@@ -97,6 +101,9 @@ def metadata_objects(arrays: Sequence[ArraySpec], record: Mapping[str, Any]) -> 
 
 def encode_shard(spec: ArraySpec, record: RunRecord, unit: int, maps: np.ndarray) -> bytes:
     """The bytes of a unit's shard, made in memory by Zarr itself; maps (images of the unit, *stored shape)."""
+    import zarr
+    from zarr.storage import MemoryStore
+
     content: dict[str, Any] = {}
     array = _create_array(
         zarr.create_group(MemoryStore(content)), spec, record.image_count, record.shard_length, only_shape=True
@@ -114,6 +121,8 @@ def images_per_chunk(image_bytes: int, shard_length: int) -> int:
 
 
 def _create_array(group: Any, spec: ArraySpec, image_count: int, shard_length: int, *, only_shape: bool = False) -> Any:
+    from zarr.codecs import BloscCodec, Crc32cCodec
+
     image_bytes = 4 * int(np.prod(spec.shape, dtype=np.int64))
     return group.create_array(
         layout.ARRAY,

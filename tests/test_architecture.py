@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_runs import fake_run
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = {"attribution", "storage", "jobs", "commands", "cli"}
@@ -82,3 +83,18 @@ def loaded_after(code):
 )
 def test_what_only_reads_loads_neither_torch_nor_ray(code):
     assert loaded_after(code) == []
+
+
+def test_asking_the_tables_loads_nothing_that_draws_or_reads_maps(tmp_path):
+    """These cost more than the answer: a second of start-up with pandas and Zarr, half without."""
+    fake_run(tmp_path, 6).compact()
+    heavy = {"torch", "ray", "zarr", "pandas", "pyarrow.dataset", "matplotlib", "PIL"}
+    program = f"""
+import contextlib, sys
+from cli import main
+with contextlib.suppress(SystemExit):
+    main(["query", {str(tmp_path / "run")!r}, "select count(*) as rows from summary"])
+print("loaded:", *({heavy!r} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["rows", "15", "loaded:"]
