@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.statistics import COLUMNS, round_mantissa, statistics
+from jobs import statistics as statistics_module
+from jobs.statistics import COLUMNS, round_mantissa, statistics, total
 from storage.tensors import round_mantissa as round_in_numpy
 
 
@@ -53,12 +54,55 @@ def test_no_image_gives_no_row():
     )
 
 
-def test_numbers_do_not_depend_on_batch_mates():
-    maps = torch.randn(7, 3, 33, 31, generator=torch.Generator().manual_seed(0))
-    together = statistics(maps)
-    alone = [statistics(maps[i : i + 1]) for i in range(7)]
-    for name, values in together.items():
-        assert values.tobytes() == np.concatenate([one[name] for one in alone]).tobytes(), name
+@pytest.mark.parametrize("shape", [(3, 33, 31), (2, 7, 7), (5,), (4, 9), (1, 64, 64)])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 16, 33])
+def test_numbers_do_not_depend_on_batch_mates_nor_on_how_many_are_taken_at_once(shape, count, monkeypatch):
+    """To the bit. One at a time is how a CPU works and many how a GPU does: both here on the CPU."""
+    maps = torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
+    alone = [statistics(maps[i : i + 1]) for i in range(count)]
+    for at_once in (1, 2, 7, 100):
+        monkeypatch.setattr(statistics_module, "_at_once", lambda _, n=at_once: n)
+        for name, values in statistics(maps).items():
+            assert values.tobytes() == np.concatenate([one[name] for one in alone]).tobytes(), name
+        for keep_bits in (1, 10):
+            assert torch.equal(
+                round_mantissa(maps, keep_bits), torch.cat([round_mantissa(one[None], keep_bits) for one in maps])
+            )
+
+
+def test_a_sum_is_one_fixed_tree_of_pairs():
+    """Written from its definition: the upper half onto the lower, from the largest power of two below the length."""
+
+    def tree(values):
+        while len(values) > 1:
+            half = 2 ** int(np.ceil(np.log2(len(values)) - 1))
+            values = [
+                np.float32(low + values[half + i]) if half + i < len(values) else low
+                for i, low in enumerate(values[:half])
+            ]
+        return values[0]
+
+    for length in (1, 2, 3, 5, 8, 13, 64, 150):
+        values = np.random.default_rng(length).normal(size=(4, length)).astype(np.float32)
+        expected = [tree(list(row)) for row in values]
+        assert total(torch.from_numpy(values)).tolist() == expected
+        assert total(torch.from_numpy(values.T.copy()), 0).tolist() == expected
+
+
+def test_sums_of_large_maps_are_good_to_float32():
+    maps = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1)).exp()
+    found, exact = statistics(maps), maps.double().flatten(1)
+    np.testing.assert_allclose(found["abs_sum"], exact.sum(1), rtol=1e-6)
+    shares = exact / exact.sum(1, keepdim=True)
+    np.testing.assert_allclose(found["entropy"], torch.special.entr(shares).sum(1), rtol=1e-6)
+
+
+def test_the_layout_in_memory_changes_no_number():
+    maps = torch.randn(3, 4, 6, 5)
+    channels_last = maps.contiguous(memory_format=torch.channels_last)
+    for name, values in statistics(maps).items():
+        assert values.tobytes() == statistics(channels_last)[name].tobytes()
+    assert torch.equal(round_mantissa(channels_last, 5), round_mantissa(maps, 5))
 
 
 @settings(max_examples=50, deadline=None)
