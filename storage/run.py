@@ -19,6 +19,7 @@ from storage.layout import Table
 from storage.maps import Attributions
 from storage.objects import Objects, open_objects
 from storage.records import ArraySpec, Commit, RunRecord, Store, from_json, to_json
+from storage.shards import Each
 from storage.tables import Rows, Tables
 from storage.verification import Depth, Report
 from storage.writing import UnitWriter
@@ -152,10 +153,13 @@ class Run:
         return commits.read_commit(self.objects, unit)
 
     @contextmanager
-    def writing(self, unit: int, attempt: str) -> Iterator[UnitWriter]:
-        """Collect a unit; leaving the block commits it, leaving it by an exception leaves nothing behind."""
+    def writing(self, unit: int, attempt: str, each: Each = map) -> Iterator[UnitWriter]:
+        """Collect a unit; leaving the block commits it, leaving it by an exception leaves nothing behind.
+
+        `each` compresses its maps: an executor's `map` does many at once.
+        """
         rows = self.unit_rows(unit)
-        writer = UnitWriter(self.objects, self.record, self.digest, unit, attempt, rows, self._index.rows(rows))
+        writer = UnitWriter(self.objects, self.record, self.digest, unit, attempt, rows, self._index.rows(rows), each)
         yield writer
         writer.commit()
 

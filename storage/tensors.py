@@ -15,6 +15,7 @@ import numpy as np
 
 from storage import layout
 from storage.records import ArraySpec, RunRecord, Store
+from storage.shards import COMPRESSION, Each, shard_bytes
 
 FLOAT32_MANTISSA_BITS = 23
 BUNDLE_BYTES = 64 * 1024  # small maps share an inner chunk up to this: a chunk's overhead is a few hundred microseconds
@@ -28,7 +29,7 @@ def round_mantissa(array: np.ndarray, keep_bits: int) -> np.ndarray:
         return exact
     bits = exact.view(np.uint32)
     mask = np.uint32((1 << dropped) - 1)
-    if not (bits & mask).any():
+    if not any((row & mask).any() for row in np.atleast_2d(bits)):  # row by row: no second array of this size
         return exact  # rounded on the device already
     # Adding half a step, less one where the last kept bit is even, carries into it exactly when it must round up.
     rounded = bits >> np.uint32(dropped)
@@ -99,18 +100,9 @@ def metadata_objects(arrays: Sequence[ArraySpec], record: Mapping[str, Any]) -> 
     return {f"{layout.ARRAYS}/{key}": value.to_bytes() for key, value in content.items()}
 
 
-def encode_shard(spec: ArraySpec, record: RunRecord, unit: int, maps: np.ndarray) -> bytes:
-    """The bytes of a unit's shard, made in memory by Zarr itself; maps (images of the unit, *stored shape)."""
-    import zarr
-    from zarr.storage import MemoryStore
-
-    content: dict[str, Any] = {}
-    array = _create_array(
-        zarr.create_group(MemoryStore(content)), spec, record.image_count, record.shard_length, only_shape=True
-    )
-    first = unit * record.shard_length
-    array[first : first + len(maps)] = maps
-    return bytes(content[f"{layout.ARRAY}/{layout.chunk_name(unit, len(spec.shape))}"].to_bytes())
+def encode_shard(spec: ArraySpec, record: RunRecord, maps: np.ndarray, each: Each = map) -> bytes:
+    """The bytes of a unit's shard; maps (images of the unit, *stored shape)."""
+    return shard_bytes(maps, images_per_chunk(_image_bytes(spec), record.shard_length), record.shard_length, each)
 
 
 @lru_cache(maxsize=256)
@@ -120,20 +112,23 @@ def images_per_chunk(image_bytes: int, shard_length: int) -> int:
     return max(n for n in range(1, min(fitting, shard_length) + 1) if shard_length % n == 0)
 
 
-def _create_array(group: Any, spec: ArraySpec, image_count: int, shard_length: int, *, only_shape: bool = False) -> Any:
+def _create_array(group: Any, spec: ArraySpec, image_count: int, shard_length: int) -> Any:
     from zarr.codecs import BloscCodec, Crc32cCodec
 
-    image_bytes = 4 * int(np.prod(spec.shape, dtype=np.int64))
     return group.create_array(
         layout.ARRAY,
         shape=(image_count, *spec.shape),
-        chunks=(images_per_chunk(image_bytes, shard_length), *spec.shape),
+        chunks=(images_per_chunk(_image_bytes(spec), shard_length), *spec.shape),
         shards=(shard_length, *spec.shape),
         dtype="float32",
         fill_value=float("nan"),
-        compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=4), Crc32cCodec()],
+        compressors=[BloscCodec(**COMPRESSION, shuffle="bitshuffle", typesize=4), Crc32cCodec()],
         dimension_names=("image", *spec.dims),
         chunk_key_encoding={"name": "default", "separator": "."},
-        attributes={} if only_shape else {"method": spec.expression},
+        attributes={"method": spec.expression},
         config={"write_empty_chunks": True},  # an all-NaN chunk is a failed image, not a missing one
     )
+
+
+def _image_bytes(spec: ArraySpec) -> int:
+    return 4 * int(np.prod(spec.shape, dtype=np.int64))

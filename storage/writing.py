@@ -13,6 +13,7 @@ from storage import commits, layout, tensors
 from storage.errors import StoreError, UnitIncompleteError
 from storage.objects import Objects
 from storage.records import ArraySpec, Commit, Failure, Result, RunRecord
+from storage.shards import Each
 from storage.summaries import SUMMARY, concatenated, failure_rows, summary_rows, to_parquet
 
 _ATTEMPT = re.compile(r"[A-Za-z0-9_-]{1,80}")
@@ -22,7 +23,15 @@ class UnitWriter:
     """Takes results and failures of one unit; `won` tells after the commit whether this attempt is the one that counts."""
 
     def __init__(
-        self, objects: Objects, record: RunRecord, run: str, unit: int, attempt: str, rows: range, index: pa.Table
+        self,
+        objects: Objects,
+        record: RunRecord,
+        run: str,
+        unit: int,
+        attempt: str,
+        rows: range,
+        index: pa.Table,
+        each: Each = map,
     ) -> None:
         if not _ATTEMPT.fullmatch(attempt):
             raise StoreError(f"attempt {attempt!r} may hold only letters, digits, '_' and '-', at most 80")
@@ -31,6 +40,7 @@ class UnitWriter:
         self.attempt = f"{attempt}-{uuid.uuid4().hex[:12]}"
         self.won: bool | None = None
         self._objects, self._record, self._run, self._rows, self._index = objects, record, run, rows, index
+        self._each = each
         self._specs = {spec.group: spec for spec in record.arrays}
         self._answered = {group: np.zeros(len(rows), dtype=bool) for group in self._specs}
         self._maps: dict[str, np.ndarray] = {}  # of groups that come in pieces, NaN where nothing came
@@ -105,7 +115,7 @@ class UnitWriter:
         self._maps[spec.group][local] = kept
 
     def _encode(self, form: ArraySpec, maps: np.ndarray) -> None:
-        self._shards[form.group] = tensors.encode_shard(form, self._record, self.unit, maps)
+        self._shards[form.group] = tensors.encode_shard(form, self._record, maps, self._each)
 
     def _contents(self) -> dict[str, bytes]:
         """Everything this unit publishes, by final key, in the order in which it is staged."""

@@ -20,7 +20,7 @@ MAY_IMPORT = {
 # Outside the standard library; jobs ties everything together and may take what it needs.
 OUTSIDE = {
     "attribution": {"torch", "numpy"},
-    "storage": {"numpy", "zarr", "pyarrow", "duckdb", "obstore"},
+    "storage": {"numpy", "zarr", "numcodecs", "google_crc32c", "pyarrow", "duckdb", "obstore"},
     "commands": {"click", "rich"},
     "cli": {"click"},
 }

@@ -1,6 +1,7 @@
 """Maps are stored to the promised precision, one shard a unit, with a checksum on every inner chunk."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
@@ -8,8 +9,11 @@ import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.storage import MemoryStore
 
 from storage.records import ArraySpec
+from storage.shards import shard_bytes
 from storage.tensors import images_per_chunk, reduced, round_mantissa, stored
 from tests.storage.runs import CAM, GRADIENT, make_run, write_unit
 
@@ -67,6 +71,37 @@ def test_bundles_divide_the_shard_and_stay_small(image_bytes, shard_length):
 def test_an_input_map_has_an_inner_chunk_of_its_own_and_small_maps_share_one():
     assert images_per_chunk(3 * 224 * 224 * 4, 64) == 1
     assert images_per_chunk(7 * 7 * 4, 64) == 64
+
+
+@pytest.mark.parametrize(
+    ("count", "shape", "per_chunk"), [(6, (3, 20, 10), 1), (4, (3, 20, 10), 1), (5, (7, 7), 3), (6, (5,), 6)]
+)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_shard_is_what_zarr_itself_would_write_to_the_byte(count, shape, per_chunk, threads):
+    """A whole shard, the shorter last one of a run, and a chunk of several images that is only partly filled."""
+    maps = np.random.default_rng(0).normal(size=(count, *shape)).astype(np.float32)
+    maps[0], maps[1].flat[0] = np.nan, np.inf
+    content = {}
+    array = zarr.create_array(
+        MemoryStore(content),
+        shape=(count, *shape),
+        chunks=(per_chunk, *shape),
+        shards=(6, *shape),
+        dtype="float32",
+        fill_value=float("nan"),
+        compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=4), Crc32cCodec()],
+        config={"write_empty_chunks": True},
+    )
+    array[:] = maps
+    [expected] = [value.to_bytes() for key, value in content.items() if not key.endswith("zarr.json")]
+    with ThreadPoolExecutor(threads) as pool:
+        assert shard_bytes(maps, per_chunk, 6, pool.map) == expected
+    assert shard_bytes(maps, per_chunk, 6) == expected
+
+
+def test_maps_that_do_not_lie_in_one_piece_are_stored_as_they_are_indexed():
+    maps = np.random.default_rng(0).normal(size=(4, 5, 6, 3)).astype(np.float32)
+    assert shard_bytes(maps.transpose(0, 3, 1, 2), 2, 4) == shard_bytes(maps.transpose(0, 3, 1, 2).copy(), 2, 4)
 
 
 def test_channel_sum_knows_channels_by_name():
