@@ -26,6 +26,8 @@ from jobs.worker import Worker, one_line
 WORKER_MEMORY_BYTES = 2 * 2**30  # torch, a model and a shard: more workers than this allows would start to swap
 WINDOW_SHARE = 0.3  # of the object store, for decoded images
 MOST_WINDOW_BYTES = 8 * 2**30
+GPU_DECODES = 16  # at once for one GPU, as far as there are cores: it explains faster than any core decodes
+GPU_QUEUE_DEPTH = 4  # one on its way to the GPU, one computed, two compressed and written: writing takes longest there
 DECODE_CPUS = 0.1  # beside workers that take the cores: enough to keep decoding off machines with no cores to give
 
 
@@ -39,6 +41,8 @@ class Room:
     decode_cpus: float
     window_bytes: int
     decodes: int  # at once
+    ahead: int = 0  # shards decoded or in decoding beyond what workers hold, at least so many for each
+    queue_depth: int = 2  # shards that a worker holds: one computed, one written or at hand
 
 
 def room(spec: RunSpec, resources: dict[str, float], shards: int) -> Room:
@@ -62,6 +66,8 @@ def room(spec: RunSpec, resources: dict[str, float], shards: int) -> Room:
         window_bytes=spec.window_bytes or window,
         # Where workers take the cores, decoding is the small part of the work: a process a shard would only crowd them out.
         decodes=1000 if gpus_each > 0 else max(2, workers // 2),
+        ahead=GPU_DECODES if gpus_each > 0 else 0,
+        queue_depth=GPU_QUEUE_DEPTH if gpus_each > 0 else 2,
     )
 
 
@@ -94,7 +100,7 @@ class Handle:
     """A worker actor as the driver holds it."""
 
     def __init__(self, uri: str, name: str, room: Room) -> None:
-        actor = ray.remote(concurrency_groups={"work": 2, "report": 1})(Worker)
+        actor = ray.remote(concurrency_groups={"work": room.queue_depth, "report": 1})(Worker)
         self._actor = actor.options(
             name=name,
             num_cpus=room.cpus_per_worker,

@@ -29,6 +29,8 @@ def use_device(precision: str, threads: int, *, wants_gpu: bool) -> torch.device
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    # It would fill every new array with NaN, for debugging: a pass over memory more.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch leaves it undeclared
     return torch.device("cuda")
 
 

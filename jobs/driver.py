@@ -142,6 +142,8 @@ class Driver:
             image_bytes=3 * height * width,
             window_bytes=room.window_bytes,
             decodes=room.decodes,
+            ahead=room.ahead,
+            queue_depth=room.queue_depth,
             limits=self._limits,
             max_failures=self._spec.max_failures,
             stall_timeout_s=self._spec.stall_timeout_s,

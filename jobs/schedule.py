@@ -224,9 +224,10 @@ def _has_room(state: State, place: Slot, *, is_solo: bool) -> bool:
 
 
 def _decode(state: State) -> Iterator[Action]:
-    """Keep the window full: bounded in bytes, and in number at what the workers can hold and half as much again."""
+    """Keep the window full: bounded in bytes, and in number at what the workers can hold and half as much again, or `ahead`."""
     policy = state.policy
-    most = (policy.queue_depth * len(state.slots) * 3 + 1) // 2 + 1
+    held = policy.queue_depth * len(state.slots)
+    most = held + max((held + 1) // 2, policy.ahead * len(state.slots)) + 1
     used = sum(len(flight.piece.rows) for flight in state.flights.values()) * policy.image_bytes
     decoding = sum(flight.phase == "decoding" for flight in state.flights.values())
     while state.queue and len(state.flights) < most and decoding < policy.decodes:

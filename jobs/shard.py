@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +14,8 @@ from attribution.metrics import Metric
 from attribution.passes import Passes
 from attribution.question import Question
 from jobs.decoding import ShardImages
-from jobs.statistics import round_mantissa, statistics
+from jobs.lanes import Arrival, Landing, Lanes
+from jobs.statistics import EXACT, columns, numbers, round_mantissa
 from storage.records import Failure, Result, Store
 
 
@@ -54,31 +57,101 @@ def attribute_shard(
 
     `on_rows` hears of each pass how many rows it had; what it raises ends the shard.
     """
+    lanes = Lanes(inquiry.device)
     yield from images.failures
+    for answered in answers(inquiry, images, lanes, lanes.over(images.pixels), on_rows):
+        yield from answered.items()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Answered:
+    """One question's answers on their way back to the host."""
+
+    inquiry: Inquiry
+    images: ShardImages
+    group: str
+    question: Question
+    seen: Landing
+    """What the prediction was."""
+    told: Landing
+    rows_per_pass: int | None
+    seconds: Callable[[], float]
+
+    def items(self) -> Iterator[Result | Failure]:
+        """What the store gets of them. Waits for the device, and raises what went wrong there."""
+        told, seen = self.told.wait(), self.seen.wait()
+        asked = told.pop("answered")
+        yield from _unanswered(asked, self.question, self.images)
+        if not asked.any():
+            return
+        told, seen = (
+            {name: values if asked.all() else values[asked] for name, values in each.items()} for each in (told, seen)
+        )
+        maps, numbers = told.pop("maps", None), told.pop("numbers")
+        summary = {
+            **seen,
+            "method": str(self.question),
+            "name": self.question.name,
+            "layer": self.question.at,
+            "neuron": None if self.question.of is None else str(self.question.of),
+            **told,
+            **columns(numbers),
+            "rows_per_pass": self.rows_per_pass,
+            "precision": self.inquiry.precision,
+            "seconds": self.seconds() / int(asked.sum()),
+        }
+        yield Result(self.group, self.images.rows[asked], maps, summary)
+
+
+def answers(
+    inquiry: Inquiry, images: ShardImages, lanes: Lanes, arrival: Arrival, on_rows: Callable[[int], None] | None = None
+) -> Iterator[Answered]:
+    """Ask the device every question, waiting for it no more than the engine does."""
     if not len(images):
         return
     passes = Passes(inquiry.rows_per_pass, on_rows)
+    start = lanes.moment()
     explanation = explain(
         inquiry.model,
-        to_device(inquiry, images),
+        to_device(inquiry, images, arrival),
         inquiry.questions,
         seed=inquiry.seed,
         passes=passes,
         score=inquiry.score,
         metrics=inquiry.metrics,
     )
-    seen = {"prediction": _numpy(explanation.prediction), "probability": _numpy(explanation.probability)}
+    seen = lanes.back({"prediction": explanation.prediction, "probability": explanation.probability})
+    before, shared = lanes.moment(), len(inquiry.questions)
+    first = start, before
     for group, answer in zip(inquiry.groups, explanation.answers, strict=True):
-        yield from _unanswered(answer, images)
-        if bool(answer.answered.any()):
-            yield _result(inquiry, group, answer, images, seen, passes)
+        after = lanes.moment()
+        yield Answered(
+            inquiry=inquiry,
+            images=images,
+            group=group,
+            question=answer.question,
+            seen=seen,
+            told=lanes.back(_told(inquiry, answer)),
+            rows_per_pass=passes.rows_per_pass,
+            seconds=partial(_seconds, lanes, (before, after), first, shared)
+            if lanes.cuda
+            else partial(float, answer.seconds),
+        )
+        before = lanes.moment()
 
 
-def to_device(inquiry: Inquiry, images: ShardImages) -> Images:
+def _seconds(lanes: Lanes, own: tuple[Any, Any], shared: tuple[Any, Any], sharers: int) -> float:
+    """A GPU's time for an answer: the engine's clock only sees it being asked. All questions bear the first pass alike."""
+    return lanes.seconds(*own) + lanes.seconds(*shared) / sharers
+
+
+def to_device(inquiry: Inquiry, images: ShardImages, arrival: Arrival) -> Images:
     """The pixels as the model sees them: uint8 travels to the device, a quarter of the bytes, and becomes float there."""
-    references = None if inquiry.references is None else _normalised(inquiry, inquiry.references)
+    references = None
+    if inquiry.references is not None:
+        references = _normalised(inquiry, torch.from_numpy(np.array(inquiry.references)).to(inquiry.device))
     return Images(
-        pixels=_normalised(inquiry, images.pixels),
+        pixels=_normalised(inquiry, arrival.take()),
         keys=images.keys,
         labels=torch.from_numpy(images.labels).to(inquiry.device),
         normalisation=Normalisation(inquiry.mean, inquiry.std),
@@ -87,61 +160,39 @@ def to_device(inquiry: Inquiry, images: ShardImages) -> Images:
     )
 
 
-def _normalised(inquiry: Inquiry, decoded: np.ndarray) -> Tensor:
-    pixels = torch.from_numpy(np.array(decoded))  # Ray's arrays are read-only views; torch wants its own
-    if inquiry.device.type == "cuda":
-        pixels = pixels.pin_memory().to(inquiry.device, non_blocking=True)
+def _normalised(inquiry: Inquiry, pixels: Tensor) -> Tensor:
+    """(N, H, W, C) uint8 -> (N, C, H, W)"""
     dtype = torch.float64 if inquiry.precision == "float64" else torch.float32
-    mean, std = (
-        torch.tensor(v, dtype=dtype, device=inquiry.device).reshape(1, -1, 1, 1) for v in (inquiry.mean, inquiry.std)
-    )
-    return ((pixels.permute(0, 3, 1, 2).to(dtype) / 255 - mean) / std).contiguous()
+    mean, std = (torch.tensor(v, dtype=dtype).reshape(-1, 1, 1).to(pixels.device) for v in (inquiry.mean, inquiry.std))
+    seen = pixels.permute(0, 3, 1, 2)
+    normalised = torch.empty(seen.shape, dtype=dtype, device=pixels.device).copy_(seen)
+    return normalised.div_(255).sub_(mean).div_(std)  # in place: one array of this size, not four
 
 
-def _result(
-    inquiry: Inquiry, group: str, answer: Answer, images: ShardImages, seen: dict[str, np.ndarray], passes: Passes
-) -> Result:
-    asked = answer.answered.cpu()
-    maps = answer.attribution[asked.to(answer.attribution.device)].float()
-    question = answer.question
-    at_answered = {name: values[asked.numpy()] for name, values in seen.items()}
+def _told(inquiry: Inquiry, answer: Answer) -> dict[str, Tensor]:
+    """What the host is told of an answer, computed on the device."""
     optional = {"convergence_delta": answer.convergence_delta, "steps": answer.steps, **answer.metrics}
-    summary = {
-        **at_answered,
-        "method": str(question),
-        "name": question.name,
-        "layer": question.at,
-        "neuron": None if question.of is None else str(question.of),
-        "target": _numpy(answer.target)[asked.numpy()],
-        "target_probability": _numpy(answer.target_probability)[asked.numpy()],
-        **{name: _numpy(values)[asked.numpy()] for name, values in optional.items() if values is not None},
-        **statistics(maps),
-        "rows_per_pass": passes.rows_per_pass,
-        "precision": inquiry.precision,
-        "seconds": answer.seconds / int(asked.sum()),
+    told = {
+        "answered": answer.answered,
+        "target": answer.target,
+        "target_probability": answer.target_probability,
+        **{name: values for name, values in optional.items() if values is not None},
+        "numbers": numbers(answer.attribution),
     }
-    return Result(group, images.rows[asked.numpy()], _for_store(inquiry, maps), summary)
-
-
-def _for_store(inquiry: Inquiry, maps: Tensor) -> np.ndarray | None:
     if inquiry.store == "none":
-        return None
+        return told
     # A sum over channels is rounded after it is taken, which is the store's part.
-    return _numpy(round_mantissa(maps, inquiry.keep_bits) if inquiry.store == "full" else maps)
+    keep_bits = inquiry.keep_bits if inquiry.store == "full" else EXACT
+    return {**told, "maps": round_mantissa(answer.attribution, keep_bits)}
 
 
-def _unanswered(answer: Answer, images: ShardImages) -> Iterator[Failure]:
-    for position in (~answer.answered).nonzero().flatten().tolist():
+def _unanswered(answered: np.ndarray, question: Question, images: ShardImages) -> Iterator[Failure]:
+    for position in np.flatnonzero(~answered).tolist():
         yield Failure(
             image=int(images.rows[position]),
             key=images.keys[position],
-            method=str(answer.question),
+            method=str(question),
             stage="target",
-            error=f"target is {answer.question.target!r} and the image has no label",
+            error=f"target is {question.target!r} and the image has no label",
             attempts=1,
         )
-
-
-def _numpy(tensor: Tensor) -> np.ndarray:
-    array: np.ndarray = tensor.detach().cpu().numpy()
-    return array

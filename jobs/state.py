@@ -16,6 +16,7 @@ class Policy:
     image_bytes: int  # of one decoded image
     window_bytes: int  # of decoded images on their way, all together
     decodes: int = 1000  # at once; each is a process of its own
+    ahead: int = 0  # at least so many shards a worker beyond what they hold, where GPUs wait for decoding
     queue_depth: int = 2  # one running and one at hand, so that a worker never waits for decoding
     limits: Limits = field(default_factory=Limits)
     max_failures: int | None = None

@@ -14,6 +14,7 @@ COLUMNS = (
     *("attribution_sum", "abs_sum", "positive_sum", "negative_sum", "abs_max"),
     *("gini", "entropy", "centre_y", "centre_x", "nonfinite_count"),
 )
+EXACT = 23  # bits of a float32's mantissa
 # Maps taken together on a GPU: enough to fill it. On a CPU one at a time, which stays in its cache.
 BATCH_BYTES = 32 * 2**20
 
@@ -99,7 +100,7 @@ def _centre(along: Tensor, strength: Tensor) -> Tensor:
 
 def round_mantissa(maps: Tensor, keep_bits: int) -> Tensor:
     """float32 rounded to `keep_bits` of mantissa on the device, ties to even: the twin of storage.tensors.round_mantissa."""
-    dropped = 23 - keep_bits
+    dropped = EXACT - keep_bits
     if dropped == 0 or not len(maps):
         return maps.float()
     rounded = torch.empty_like(maps, dtype=torch.float32, memory_format=torch.contiguous_format)

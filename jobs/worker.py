@@ -4,8 +4,10 @@ import os
 import platform
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,13 +19,14 @@ from jobs import __version__
 from jobs.decoding import ShardImages
 from jobs.devices import one_at_a_time_per_machine, prepare_model, use_device
 from jobs.events import Piece
+from jobs.lanes import Arrival, Lanes
 from jobs.metrics import Recorder, recorder
 from jobs.models import load
 from jobs.planning import load_score
 from jobs.preprocessing import Preprocessing
 from jobs.references import reference_pixels
 from jobs.retry import Fault
-from jobs.shard import Inquiry, attribute_shard
+from jobs.shard import Answered, Inquiry, answers
 from jobs.spec import RunSpec, SpecError
 from storage.records import Failure, Result
 from storage.run import Run
@@ -79,6 +82,8 @@ class Worker:
     def __init__(self, uri: str, gpus: float) -> None:
         self._uri, self._gpus = uri, gpus
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="attribute")
+        # A GPU finishes maps faster than a core compresses them; without one the cores are other workers' too.
+        self._compress = ThreadPoolExecutor(_compressors() if gpus else 1, thread_name_prefix="compress")
         self._current = _Current()
         self._stop = threading.Event()
 
@@ -118,6 +123,7 @@ class Worker:
             references=self._references(record["identity"].get("references"), loaded.preprocessing),
             device=device,
         )
+        self._lanes = Lanes(device)
         self._record: Recorder = recorder(record["run_id"], spec.model)
         name = (
             torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
@@ -147,7 +153,9 @@ class Worker:
         """Attribute and commit a piece. Every error comes back as a fault, with the stage at which it happened."""
         computed = _Computed()
         try:
-            self._thread.submit(self._compute, ticket, images, computed).result()
+            arrival = self._lanes.over(images.pixels)  # while an earlier shard is computed
+            self._thread.submit(self._compute, ticket, images, arrival, computed).result()
+            computed.land(images)  # while a later one is
         except Stopped:
             return Outcome(ticket=ticket, fault=Fault("lost", "attribute", "the run was stopped"))
         except Exception as error:  # noqa: BLE001  # whatever a model or a method raises concerns this shard only
@@ -161,8 +169,8 @@ class Worker:
             return Outcome(ticket=ticket, fault=Fault("store", "write", one_line(error)))
         return computed.outcome(ticket, piece, time.perf_counter() - started)
 
-    def _compute(self, ticket: int, images: ShardImages, computed: "_Computed") -> None:
-        started = time.perf_counter()
+    def _compute(self, ticket: int, images: ShardImages, arrival: Arrival, computed: "_Computed") -> None:
+        started = self._lanes.moment()
         current = self._current = _Current(ticket)
 
         def on_rows(rows: int) -> None:
@@ -172,14 +180,8 @@ class Worker:
 
         if self._stop.is_set():
             raise Stopped
-        for item in attribute_shard(self._inquiry, images, on_rows):
-            computed.items.append(item)
-        labelled = images.labels >= 0
-        first = next((item for item in computed.items if isinstance(item, Result)), None)
-        if first is not None and len(first.rows) == len(images):
-            computed.labels = tuple(images.labels[labelled].tolist())
-            computed.predictions = tuple(first.summary["prediction"][labelled].tolist())
-        computed.compute_s = time.perf_counter() - started
+        computed.under_way = list(answers(self._inquiry, images, self._lanes, arrival, on_rows))
+        computed.seconds = partial(self._lanes.seconds, started, self._lanes.moment())
         self._current = _Current()
 
     def _write(self, ticket: int, piece: Piece, keys: dict[int, str], computed: "_Computed") -> None:
@@ -195,7 +197,7 @@ class Worker:
                 )
             )
         started = time.perf_counter()
-        with self._run.writing(piece.unit, f"{ticket}") as out:
+        with self._run.writing(piece.unit, f"{ticket}", self._compress.map) as out:
             for item in computed.items:
                 if isinstance(item, Result):
                     out.add(item)
@@ -212,10 +214,24 @@ class Worker:
 
 @dataclass(slots=True)
 class _Computed:
+    under_way: list[Answered] = field(default_factory=list)
+    seconds: Callable[[], float] = float
     items: list[Result | Failure] = field(default_factory=list)
     labels: tuple[int, ...] = ()
     predictions: tuple[int, ...] = ()
     compute_s: float = 0.0
+
+    def land(self, images: ShardImages) -> None:
+        """Wait for the device; from then on everything is on the host."""
+        self.items += images.failures
+        for answered in self.under_way:
+            self.items += answered.items()
+        self.under_way.clear()
+        self.compute_s = self.seconds()
+        labelled = images.labels >= 0
+        if self.results and len(self.results[0].rows) == len(images):
+            self.labels = tuple(images.labels[labelled].tolist())
+            self.predictions = tuple(self.results[0].summary["prediction"][labelled].tolist())
 
     @property
     def results(self) -> list[Result]:
@@ -248,6 +264,11 @@ def one_line(error: BaseException) -> str:
     text = str(error).strip().split("\n", 1)[0]
     named = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
     return named[:500]
+
+
+def _compressors() -> int:
+    """Threads for one GPU's worker: some of the cores, most of which decode."""
+    return max(1, min(8, (os.cpu_count() or 1) // 4))
 
 
 def _spoils_the_device(error: Exception) -> bool:

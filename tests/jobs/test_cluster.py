@@ -19,6 +19,8 @@ def asked(**changes):
 def test_one_worker_a_gpu_and_the_cores_are_left_to_decoding():
     found = room(asked(), {"GPU": 8.0, "CPU": 32.0, "memory": 99 * GIB}, shards=100)
     assert (found.workers, found.gpus_per_worker, found.cpus_per_worker, found.decode_cpus) == (8, 1.0, 0.0, 1.0)
+    assert found.ahead >= 32 // 8  # no core is idle while a GPU waits for pixels
+    assert found.queue_depth > 2  # what one thread computes several write
 
 
 def test_two_workers_share_a_gpu_where_asked():

@@ -8,6 +8,7 @@ from test_shard import inquiry, results, shard
 
 from attribution.question import parse
 from jobs.datasets import index_dataset
+from jobs.lanes import Lanes
 from jobs.preprocessing import Preprocessing
 from jobs.references import choose_references, fitted, reference_keys, reference_pixels
 from jobs.shard import attribute_shard, to_device
@@ -70,7 +71,7 @@ def test_a_shard_draws_from_the_references_and_their_mean():
     pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
     expressions = ('integrated_gradients(n_steps=2, baseline="mean")', 'gradient_shap(baseline="reference(n=6)")')
     asked = inquiry(*expressions, references=pixels)
-    images = to_device(asked, shard())
+    images = to_device(asked, shard(), Lanes(asked.device).over(shard().pixels))
     torch.testing.assert_close(images.mean, images.references.mean(0))
     assert images.references.shape == (6, 3, 16, 16)
     for result in results(attribute_shard(asked, shard())):

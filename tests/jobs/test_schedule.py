@@ -140,6 +140,12 @@ def test_decodes_are_bounded_in_number_where_workers_take_the_cores():
     assert second.ticket in hand.state.flights
 
 
+def test_a_gpu_has_more_shards_decoded_at_once_than_it_holds():
+    hand = Hand(units=100, queue_depth=4, ahead=16)
+    assert len(hand.next(Decode)) == 2 * (4 + 16) + 1
+    assert len(Hand(units=100, queue_depth=4).next(Decode)) == 2 * 4 * 3 // 2 + 1
+
+
 def test_hanging_decodes_do_not_block_the_window():
     hand = Hand(units=40)
     decodes = [action for action in hand.next() if isinstance(action, Decode)]
