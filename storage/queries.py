@@ -47,7 +47,7 @@ def query(runs: Mapping[str, Run], sql: str, *, time_limit_s: float = TIME_LIMIT
 
     Over several runs each table has a column `run` in front, the name given here.
     """
-    with _connected(runs) as connection, _time_limit(connection, time_limit_s):
+    with _connected(runs, sql) as connection, _time_limit(connection, time_limit_s):
         try:
             kinds = [statement.type.name for statement in connection.extract_statements(sql)]
             if len(kinds) != 1 or kinds[0] not in _ASKING:
@@ -60,16 +60,16 @@ def query(runs: Mapping[str, Run], sql: str, *, time_limit_s: float = TIME_LIMIT
                 f"the query needs more than {MEMORY_LIMIT} of memory; narrow it with WHERE or LIMIT"
             ) from None
         except duckdb.Error as error:
-            raise QueryError(f"{_one_line(error)} (tables: {', '.join(_names(connection))})") from None
+            raise QueryError(f"{_one_line(error)} (tables: {', '.join(_names(runs))})") from None
 
 
 @contextmanager
-def _connected(runs: Mapping[str, Run]) -> Iterator[Any]:
+def _connected(runs: Mapping[str, Run], sql: str) -> Iterator[Any]:
     with duckdb.connect(":memory:") as connection:
         sources: dict[str, list[str]] = {}
         for number, (name, run) in enumerate(runs.items()):
             label = f"{_quoted(name)} as run, " if len(runs) > 1 else ""
-            for table, pieces in _content(run).items():
+            for table, pieces in _content(run, sql).items():
                 for position, piece in enumerate(pieces):
                     registered = f"_{number}_{position}_{table}"
                     connection.register(registered, piece)
@@ -82,13 +82,17 @@ def _connected(runs: Mapping[str, Run]) -> Iterator[Any]:
         yield connection
 
 
-def _content(run: Run) -> dict[str, list[Any]]:
-    """Every table of a run as pieces that DuckDB scans; compacted ones column by column."""
+def _content(run: Run, sql: str) -> dict[str, list[Any]]:
+    """The tables of a run as pieces that DuckDB scans; those kept with it are read only where the text names them."""
     content: dict[str, list[Any]] = {
         table: [rows.compacted, rows.loose] if rows.loose.num_rows else [rows.compacted]
         for table, rows in run.rows().items()
     }
-    return {**content, "images": [run.index], **{name: [run.table(name)] for name in run.tables()}}
+    return {
+        **content,
+        "images": [run.index],
+        **{name: [run.table(name)] for name in run.tables() if name in sql.lower()},
+    }
 
 
 def _collect(answer: Any) -> pa.Table:
@@ -120,9 +124,8 @@ def _time_limit(connection: Any, seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-def _names(connection: Any) -> list[str]:
-    rows = connection.execute("select view_name from duckdb_views() where not internal order by all").fetchall()
-    return [row[0] for row in rows if not row[0].startswith("_")]
+def _names(runs: Mapping[str, Run]) -> list[str]:
+    return sorted({*_TABLES, "images", *(name for run in runs.values() for name in run.tables())})
 
 
 def _quoted(text: str) -> str:

@@ -83,6 +83,20 @@ def test_several_runs_are_told_apart_by_a_column(run):
     assert query({"first": run, "it's": other}, sql).num_rows == 27
 
 
+def test_tables_kept_with_a_run_are_read_only_where_they_are_named(run, monkeypatch):
+    run.put_table("places", pa.table({"image": [1]}))
+    run.put_table("mean_maps", pa.table({"image": [2]}))
+    read = []
+    whole = Run.table
+    monkeypatch.setattr(Run, "table", lambda run, name: read.append(name) or whole(run, name))
+    run.sql("select count(*) from summary")
+    assert read == []
+    assert run.sql("select image from PLACES").to_pylist() == [{"image": 1}]
+    assert read == ["places"]
+    with pytest.raises(QueryError, match=r"tables: failures, images, mean_maps, places, summary"):
+        run.sql("select * from nowhere")
+
+
 def test_tables_kept_with_a_run_are_found_by_name(run):
     run.put_table("notes", pa.table({"image": [3], "note": ["a dog"]}))
     assert run.sql("select note, key from notes join images using (image)").to_pylist() == [
