@@ -74,14 +74,17 @@ AGREEMENT: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
-def places(height: int, width: int) -> dict[str, NDArray[np.bool_]]:
-    """Masks of the border, the corners and the centre; a share far above the mask's own area hints at a watermark or a tag."""
-    y, x = ((np.arange(size) + 0.5) / size for size in (height, width))
-    edge_y, edge_x = np.minimum(y, 1 - y)[:, None], np.minimum(x, 1 - x)[None, :]
+def places(height: int, width: int) -> dict[str, Array]:
+    """How much of each pixel lies in the border, the corners and the centre, (H, W) from 0 to 1.
+
+    Parts of pixels count: a 7 x 7 CAM has the same areas as a photograph, so that their shares can be compared. A share far
+    above the area hints at a watermark or a tag.
+    """
+    within = {depth: [_within(size, depth) for size in (height, width)] for depth in (BORDER, CORNER, CENTRE)}
     return {
-        "border": (edge_y < BORDER) | (edge_x < BORDER),
-        "corner": (edge_y < CORNER) & (edge_x < CORNER),
-        "centre": (edge_y > CENTRE) & (edge_x > CENTRE),
+        "border": 1 - np.outer(*within[BORDER]),
+        "corner": np.outer(*(1 - each for each in within[CORNER])),
+        "centre": np.outer(*within[CENTRE]),
     }
 
 
@@ -90,8 +93,15 @@ def place_shares(planes: Array) -> dict[str, Array]:
     magnitude = np.abs(planes)
     with np.errstate(invalid="ignore", divide="ignore"):
         magnitude = magnitude / magnitude.sum(axis=(1, 2), keepdims=True)
-    masks = places(*planes.shape[1:])
-    return {f"{name}_share": magnitude[:, mask].sum(axis=1) for name, mask in masks.items()}
+    weights = places(*planes.shape[1:])
+    return {f"{name}_share": np.tensordot(magnitude, weight, axes=2) for name, weight in weights.items()}
+
+
+def _within(size: int, depth: float) -> Array:
+    """(size,) the part of each pixel that is at least `depth` of the side away from both ends."""
+    edges = np.linspace(0, 1, size + 1)
+    inside = np.minimum(edges[1:], 1 - depth) - np.maximum(edges[:-1], depth)
+    return np.asarray(np.maximum(inside, 0) * size)
 
 
 def _flat(planes: Array) -> Array:

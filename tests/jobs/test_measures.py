@@ -56,13 +56,27 @@ def test_top_overlap_counts_common_strong_pixels():
     assert measures.top_overlap(a, b) == pytest.approx(0.1)
 
 
-def test_places_hold_their_area_of_a_uniform_map():
-    shares = measures.place_shares(np.ones((1, 100, 100)))
+@pytest.mark.parametrize("size", [(100, 100), (224, 224), (7, 7), (14, 9), (1, 1)])
+def test_places_hold_their_area_of_a_uniform_map_at_any_resolution(size):
+    shares = measures.place_shares(np.ones((1, *size)))
     assert {name: round(float(share[0]), 6) for name, share in shares.items()} == {
         "border_share": 0.36,  # 1 - 0.8^2
         "corner_share": 0.16,  # 4 x 0.2^2
         "centre_share": 0.25,  # 0.5^2
     }
+
+
+def test_shares_of_a_coarse_map_are_those_of_the_same_map_in_small_squares():
+    coarse = measures.place_shares(A[:, :7, :7])
+    fine = measures.place_shares(
+        np.kron(A[:, :7, :7], np.ones((1, 20, 20)))
+    )  # 140 pixels: every limit lies between two
+    by_hand = [
+        np.abs(each)[35:105, 35:105].sum() / np.abs(each).sum() for each in np.kron(A[:, :7, :7], np.ones((1, 20, 20)))
+    ]
+    assert np.allclose(fine["centre_share"], by_hand)
+    for name, values in fine.items():
+        assert np.allclose(coarse[name], values), name
 
 
 def test_a_watermark_in_the_corner_shows():
