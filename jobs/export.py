@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from attribution.visualization import colours, normalise, plane
+from attribution.visualization import colours, full_colour, is_one_sided, normalise, plane
 from jobs.views import View
 from storage.records import ArraySpec
 from storage.run import Run
@@ -88,6 +88,6 @@ def _png(view: View, spec: ArraySpec, target: Path, progress: Progress | None) -
     for part in chunks(finished(view.run, spec), progress):
         for row, values in zip(part.tolist(), view.run.attributions(spec.group)[part], strict=True):
             flat = plane(values)
-            picture = colours(normalise(flat), one_sided=bool(flat.min() >= 0 and flat.max() > 0))
+            picture = colours(normalise(flat, scale=full_colour(flat)), one_sided=is_one_sided(flat))
             Image.fromarray(picture[:, :, :3]).save(folder / f"{row:06d}.png")
     return [folder]

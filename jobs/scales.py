@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from attribution.visualization import enlarge, scale_of
+from attribution.visualization import enlarge, full_colour
 from jobs.thumbnails import fitted
 from jobs.views import View
 
@@ -20,7 +20,7 @@ def shared_scales(view: View, side: int | None = None) -> dict[str, float]:
     for spec in view.pictured:
         planes = view.planes(spec.group, rows)
         drawn = [enlarge(plane, fitted(plane.shape, side)) if side else plane for plane in planes]
-        scales[spec.group] = _upper([scale_of(plane) for plane in drawn])
+        scales[spec.group] = _upper([full_colour(plane) for plane in drawn])
     return scales
 
 

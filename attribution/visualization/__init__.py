@@ -5,7 +5,16 @@ Takes numpy arrays and returns matplotlib figures; needs neither torch nor a dis
 
 from attribution.visualization.images import visualize_image_attr, visualize_image_attr_multiple
 from attribution.visualization.panels import Entry, Map, contact_sheet, overlay, panel, save
-from attribution.visualization.scale import colours, enlarge, normalise, plane, scale_of, shared_scale
+from attribution.visualization.scale import (
+    colours,
+    enlarge,
+    full_colour,
+    is_one_sided,
+    normalise,
+    plane,
+    scale_of,
+    shared_scale,
+)
 from attribution.visualization.series import visualize_timeseries_attr
 
 __all__ = [
@@ -14,6 +23,8 @@ __all__ = [
     "colours",
     "contact_sheet",
     "enlarge",
+    "full_colour",
+    "is_one_sided",
     "normalise",
     "overlay",
     "panel",

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -12,10 +13,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from attribution.visualization.canvas import bare, image_bytes, new_figure
-from attribution.visualization.scale import Array, colours, enlarge, normalise, plane, scale_of, shared_scale
+from attribution.visualization.scale import Array, colours, enlarge, full_colour, is_one_sided, normalise, plane
 
 Scale = Literal["image", "shared"]
 _INK, _FAINT = "#222222", "#6b6b6b"
+LEVELS = 255  # of strength, of either sign: what bytes can tell apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +122,8 @@ def _scales(planes: Sequence[Array], scale: Scale) -> list[float]:
     if scale not in {"image", "shared"}:
         raise ValueError(f"scale {scale!r} is neither 'image' nor 'shared'")
     if scale == "shared":
-        return [shared_scale(planes)] * len(planes)
-    return [scale_of(values) for values in planes]
+        return [max(map(full_colour, planes), default=0.0)] * len(planes)
+    return [full_colour(values) for values in planes]
 
 
 def _scales_by_method(entries: Sequence[Entry], scale: Scale, method_count: int) -> list[list[float]]:
@@ -132,11 +134,6 @@ def _scales_by_method(entries: Sequence[Entry], scale: Scale, method_count: int)
     ]
     columns = [iter(scales) for scales in by_method]
     return [[next(columns[m]) for m in range(len(entry.maps))] for entry in entries]
-
-
-def _is_one_sided(values: Array) -> bool:
-    """Drawn dark to bright; a map with negative parts, or with nothing at all, is drawn on white instead."""
-    return bool(np.nanmin(values, initial=0) >= 0 and np.nanmax(values, initial=0) > 0)
 
 
 def _original(axes: Axes, pixels: NDArray[np.uint8], head: str, foot: str) -> None:
@@ -150,7 +147,7 @@ def _heat(axes: Axes, each: Map, full: float, size: tuple[int, int]) -> None:
     bare(axes)
     values = plane(each.array)
     shown = normalise(_to_size(values, size), scale=full)
-    axes.imshow(colours(shown, one_sided=_is_one_sided(values)))
+    axes.imshow(colours(shown, one_sided=is_one_sided(values)))
 
 
 def _overlay(axes: Axes, pixels: NDArray[np.uint8], each: Map, full: float) -> None:
@@ -162,17 +159,25 @@ def overlay(image: NDArray[Any], array: Array, full: float | None = None) -> NDA
     """The image in grey with the map's colours over it, the stronger the more opaque: (H, W, 3) bytes."""
     pixels = image_bytes(image)
     values = plane(array)
-    shown = normalise(_to_size(values, pixels.shape[:2]), scale=full)
+    one_sided = is_one_sided(values)
+    shown = normalise(_to_size(values, pixels.shape[:2]), scale=full_colour(values) if full is None else full)
+    tint, transparency = _glaze(one_sided=one_sided)
+    level = np.rint(shown * LEVELS).astype(np.intp) + LEVELS
+    # A softer range, so that dark and bright places carry colour alike; paler under the dots of a signed map.
+    grey = pixels.mean(axis=2, dtype=np.float32) * (0.6 if one_sided else 0.4) + (70 if one_sided else 140)
+    return np.asarray(tint[level] + (transparency[level] * grey)[:, :, None]).astype(np.uint8)
+
+
+@lru_cache(2)
+def _glaze(*, one_sided: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """For each level of strength from -1 to 1 the colour that is laid on, and how much of the image shines through."""
+    strength = np.arange(-LEVELS, LEVELS + 1) / LEVELS
     # From the middle of the colour map on: opacity says how little there is, a pale or black tint would only veil the image.
-    strong = 0.3 + 0.7 * np.abs(shown)
-    one_sided = _is_one_sided(values)
-    tint = colours(strong if one_sided else np.where(shown < 0, -strong, strong), one_sided=one_sided)[:, :, :3]
-    grey = (
-        70 + pixels.mean(axis=2, keepdims=True) * 0.6
-    )  # a softer range, so that dark and bright places carry colour alike
+    strong = np.sign(strength) * (0.3 + 0.7 * np.abs(strength))
+    tint = colours(strong[None], one_sided=one_sided)[0, :, :3]
     # Signed maps are dots that need the help; one-sided ones have no zero to leave clear, so that a weak half would veil everything.
-    opacity = 0.9 * np.abs(shown[:, :, None]) ** (1.0 if one_sided else 0.6)
-    return np.asarray((1 - opacity) * grey + opacity * tint).astype(np.uint8)
+    opacity = 0.95 * np.abs(strength) ** (1.0 if one_sided else 0.5)
+    return (opacity[:, None] * tint).astype(np.float32), (1 - opacity).astype(np.float32)
 
 
 def _to_size(values: Array, size: tuple[int, int]) -> Array:

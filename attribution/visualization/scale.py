@@ -49,6 +49,19 @@ def scale_of(values: Array, outlier_perc: float = 2) -> float:
     return float(magnitude[min(rank, magnitude.size - 1)])
 
 
+def is_one_sided(values: Array) -> bool:
+    """Drawn dark to bright; a map with negative parts, or with nothing at all, is drawn on white instead."""
+    return bool(np.nanmin(values, initial=0) >= 0 and np.nanmax(values, initial=0) > 0)
+
+
+def full_colour(values: Array) -> float:
+    """The scale that panels, contact sheets and reports draw a map on, unless another is given.
+
+    A signed map is fine dots of both colours, the strongest of them few: at the usual 2 % the rest would hardly show.
+    """
+    return scale_of(values, 2 if is_one_sided(values) else 10)
+
+
 def shared_scale(maps: Iterable[Array], sign: Sign = "all", outlier_perc: float = 2) -> float:
     """One scale for several (H, W) maps, so that equal colours mean equal attribution."""
     return max((scale_of(signed(values, sign), outlier_perc) for values in maps), default=0.0)

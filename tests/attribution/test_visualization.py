@@ -9,7 +9,19 @@ import pytest
 from PIL import Image
 
 from attribution import visualization
-from attribution.visualization import Entry, Map, contact_sheet, enlarge, normalise, panel, save, scale_of, shared_scale
+from attribution.visualization import (
+    Entry,
+    Map,
+    contact_sheet,
+    enlarge,
+    full_colour,
+    normalise,
+    overlay,
+    panel,
+    save,
+    scale_of,
+    shared_scale,
+)
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -105,6 +117,21 @@ def test_shared_scale_makes_equal_colours_equal_attribution():
     assert normalise(strong, scale=scale).max() == 1
     assert normalise(weak, scale=scale).max() == 0.5
     assert normalise(weak).max() == 1
+
+
+def test_signed_maps_are_drawn_on_a_scale_that_shows_more_than_their_strongest_dots():
+    dots = np.random.default_rng(0).normal(size=(64, 64)) ** 3
+    assert full_colour(dots) == scale_of(dots, 10) < scale_of(dots)
+    assert full_colour(np.abs(dots)) == scale_of(dots)
+    assert full_colour(np.zeros((4, 4))) == 0
+
+
+def test_overlay_is_stronger_colour_where_there_is_more_attribution():
+    ramp = np.linspace(-1, 1, 101)[None].repeat(5, axis=0)
+    drawn = overlay(np.full((5, 101, 3), 128, np.uint8), ramp, 1.0)[2].astype(int)
+    redness, grey = drawn[:, 0] - drawn[:, 2], drawn[50]
+    assert redness[20] < redness[40] < redness[50] == 0 < redness[60] < redness[80]
+    assert grey.tolist() == [191] * 3  # 140 + 0.4 x 128
 
 
 @pytest.mark.parametrize("size", [(24, 32), (7, 7), (5, 3), (1, 1)])
