@@ -40,7 +40,7 @@ def payload(view: View, found: Survey, statistics: pa.Table, mode: Literal["stat
         "values": values,
         "overall": _overall(statistics, groups),
         "perClass": _per_class(statistics, groups, images, found),
-        "areas": {f"{name}_share": float(mask.mean()) for name, mask in places(100, 100).items()},
+        "areas": {f"{name}_share": float(weight.mean()) for name, weight in places(100, 100).items()},
     }
 
 

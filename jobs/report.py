@@ -12,22 +12,18 @@ from jobs.page import render
 from jobs.payload import payload
 from jobs.scales import shared_scales
 from jobs.survey import Chunk, Progress, Survey, survey
-from jobs.thumbnails import class_strip, strip
+from jobs.thumbnails import LARGE, SMALL, class_strip, strip
 from jobs.views import Planes, View
 from storage.run import Run
 
 PAGE = "index.html"
-LARGE, SMALL, MANY = (
-    176,
-    112,
-    2000,
-)  # sides of a thumbnail's cells: small ones where more than MANY images have to be kept
+MANY = 2000  # images: beyond, thumbnails are small ones
 
 
 def write_report(run: Run, directory: str | Path, *, progress: Progress | None = None) -> Path:
     """Write the site into `directory` and return its page; thumbnails are made in parallel, `progress` is told of images done.
 
-    What it finds out about the maps is kept with the run, where `query` knows it as `places` and `class_statistics`.
+    What it finds out about the maps is kept with the run, where `query` knows it as `places`, `class_statistics` and `mean_maps`.
     """
     view = View(run)
     target = Path(directory)
@@ -49,7 +45,7 @@ def write_report(run: Run, directory: str | Path, *, progress: Progress | None =
 
     found = survey(view, classes_of(run), on_chunk=write_strips, progress=progress)
     statistics = class_statistics(run.summary(), found.places)
-    keep(view, found.places, statistics)
+    keep(view, found, statistics)
     write_class_strips(view, found, target / "thumbs" / "class")
     page = target / PAGE
     page.write_text(render(payload(view, found, statistics, "static")), encoding="utf-8")
@@ -68,10 +64,8 @@ def classes_of(run: Run) -> NDArray[np.int64]:
 
 def write_class_strips(view: View, found: Survey, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    kinds = sorted({kind for by_class in found.mean_maps.values() for kind in by_class})
-    for kind in kinds:
-        means = [found.mean_maps[spec.group].get(kind) for spec in view.pictured]
-        (folder / f"{kind}.jpg").write_bytes(class_strip(means, SMALL))
+    for kind in sorted({kind for by_class in found.mean_maps.values() for kind in by_class}):
+        (folder / f"{kind}.jpg").write_bytes(class_strip(found.means_of(kind, view), SMALL))
 
 
 def places_table(run: Run) -> pa.Table:

@@ -69,7 +69,7 @@ def _tiles(view: View, summary: pa.Table, images: Mapping[str, Sequence[Any]]) -
         tiles.insert(1, ["Still to do", f"{progress.images - progress.done - progress.failed:,}"])
     if judged:
         tiles.append(["Predicted correctly", f"{100 * sum(judged) / len(judged):.1f} %"])
-    tiles.append(["Time of passes", _duration(pc.sum(summary["seconds"]).as_py() or 0.0)])
+    tiles.append(["Compute time", _duration(pc.sum(summary["seconds"]).as_py() or 0.0)])
     return tiles
 
 
@@ -81,29 +81,44 @@ def _duration(seconds: float) -> str:
 
 
 def _spec_lines(view: View) -> list[list[str]]:
+    """Everything that determines the maps, then what they were made on; where workers ran and how long they waited is left to run.json."""
     asked, identity = view.run.spec.get("spec", {}), view.run.spec.get("identity", {})
-    origin = {name: value for name, value in view.run.record.origin.items() if name not in {"class_names", "command"}}
+    origin = {name: value for name, value in view.run.record.origin.items() if name not in _TOLD_ELSEWHERE}
     lines = {
         "run": view.run.spec.get("run_id"),
         "stored at": view.run.uri,
-        **asked,
-        **{f"resolved {name}": identity[name] for name in ("weights", "preprocessing", "index") if name in identity},
+        **{name: value for name, value in asked.items() if name not in _PLACEMENT},
+        "dataset": _joined(asked.get("dataset"), origin.pop("dataset", None)),
+        "model": _joined(asked.get("model"), origin.pop("model", None)),
+        "methods": [spec.expression for spec in view.run.arrays],
+        **{name: identity[name] for name in ("preprocessing", "weights", "index") if name in identity},
         **origin,
     }
-    return [
-        [name.replace("_", " "), _words(value)]
-        for name, value in lines.items()
-        if value not in (None, [], {}, "") and name != "version"
-    ]
+    return [[name.replace("_", " "), _words(value)] for name, value in lines.items() if value not in (None, [], {}, "")]
+
+
+_TOLD_ELSEWHERE = {"class_names", "class_names_source", "command", "asked", "placement"}
+_PLACEMENT = {
+    *("version", "output", "workers", "data_root", "gpus_per_worker", "max_failures"),
+    *("shard_timeout_s", "stall_timeout_s", "window_bytes", "trust_checkpoint"),
+}
+
+
+def _joined(asked: Any, found: Any) -> str | None:
+    """What was asked for, and in brackets what it turned out to be."""
+    if not isinstance(found, dict):
+        return None if asked is None else _words(asked)
+    known = ", ".join(
+        f"{name.replace('_', ' ')} {_words(value)}" for name, value in found.items() if value and value != asked
+    )
+    return f"{_words(asked)} ({known})" if known else _words(asked)
 
 
 def _words(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_words(part)}" for name, part in value.items() if part is not None)
-    return (
-        ", ".join(map(_words, value))
-        if isinstance(value, list)
-        else value
-        if isinstance(value, str)
-        else json.dumps(value)
-    )
+    if isinstance(value, list):
+        return ", ".join(map(_words, value))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value)

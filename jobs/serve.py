@@ -16,20 +16,21 @@ from threading import Lock
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pyarrow as pa
 from PIL import Image
 
-from attribution.visualization import colours, enlarge, normalise, overlay, plane, scale_of
+from attribution.visualization import colours, enlarge, full_colour, is_one_sided, normalise, overlay, plane
 from jobs.kept import kept
 from jobs.page import render
 from jobs.payload import payload
 from jobs.scales import shared_scales
-from jobs.thumbnails import strip
+from jobs.survey import Survey
+from jobs.thumbnails import LARGE, SMALL, class_strip, strip
 from jobs.views import View
 from storage.errors import StoreError
 from storage.run import Run
 
 HOST = "127.0.0.1"
-SIDE = 176  # of a strip's cells
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Gallery:
 
     view: View
     _page: dict[frozenset[int], str] = field(default_factory=dict)
+    _surveys: list[tuple[Survey, pa.Table]] = field(default_factory=list)  # the one that the page shows
     _lock: Lock = field(default_factory=Lock)
 
     def page(self) -> str:
@@ -52,8 +54,17 @@ class Gallery:
             done = self.view.run.committed()
             if done not in self._page:
                 self._page.clear()
-                self._page[done] = render(payload(self.view, *kept(self.view), "serve"))
+                self._surveys[:] = [kept(self.view)]
+                self._page[done] = render(payload(self.view, *self._surveys[0], "serve"))
             return self._page[done]
+
+    def means(self, name: str) -> bytes:
+        """The mean maps of a class, as an earlier report found them."""
+        kind = name.removesuffix(".jpg")
+        means = self._surveys[0][0].means_of(int(kind), self.view) if self._surveys and kind.isdecimal() else []
+        if all(mean is None for mean in means):
+            raise NotThereError(f"no mean map of class {kind}")
+        return class_strip(means, SMALL)
 
     def select(self, where: str, group: str) -> list[int]:
         """Images whose summary row of a method satisfies a SQL condition, in the sandbox of `query`."""
@@ -82,18 +93,18 @@ class Gallery:
         if group not in {spec.group for spec in self.view.pictured}:
             raise NotThereError(f"no maps of {group!r}")
         values = plane(self.view.run.attributions(group)[row])
-        full = self._map_scales[group] if shared else scale_of(values)
+        full = self._map_scales[group] if shared else full_colour(values)
         photograph = self.view.photographs([row])[0]
         if not bare:
             return _png(overlay(photograph, values, full))
         shown = normalise(enlarge(values, photograph.shape[:2]), scale=full)
-        return _png(colours(shown, one_sided=bool(values.min() >= 0 and values.max() > 0))[:, :, :3])
+        return _png(colours(shown, one_sided=is_one_sided(values))[:, :, :3])
 
     def strip(self, row: int) -> bytes:
         """As the static report has it, with its cells at the shared scale."""
         planes = [self.view.planes(spec.group, [row])[0] for spec in self.view.pictured]
         scales = [self._strip_scales[spec.group] for spec in self.view.pictured]
-        return strip(self.view.photographs([row])[0], planes, scales, SIDE)
+        return strip(self.view.photographs([row])[0], planes, scales, LARGE)
 
     @cached_property
     def _map_scales(self) -> dict[str, float]:
@@ -101,7 +112,7 @@ class Gallery:
 
     @cached_property
     def _strip_scales(self) -> dict[str, float]:
-        return shared_scales(self.view, SIDE)
+        return shared_scales(self.view, LARGE)
 
 
 def answer(gallery: Gallery, path: str, asked: Mapping[str, str]) -> tuple[str, bytes]:
@@ -113,6 +124,8 @@ def answer(gallery: Gallery, path: str, asked: Mapping[str, str]) -> tuple[str, 
             return "application/json", _json({"images": gallery.select(asked["where"], asked["method"])})
         case ["strip", name]:
             return "image/jpeg", gallery.strip(gallery.row(name, ".jpg"))
+        case ["thumbs", "class", name]:
+            return "image/jpeg", gallery.means(name)
         case ["original", name]:
             return "image/png", gallery.original(gallery.row(name, ".png"))
         case ["map", group, name]:

@@ -44,6 +44,10 @@ class Survey:
     places: pa.Table
     mean_maps: dict[str, dict[int, Planes]]  # group -> class -> (GRID, GRID)
 
+    def means_of(self, kind: int, view: View) -> list[Planes | None]:
+        """The mean maps of one class in the order in which the run's methods are pictured."""
+        return [self.mean_maps.get(spec.group, {}).get(kind) for spec in view.pictured]
+
 
 def survey(
     view: View,

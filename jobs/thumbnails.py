@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attribution.visualization import colours, enlarge, normalise, overlay, scale_of
+from attribution.visualization import colours, enlarge, full_colour, normalise, overlay
 from jobs.views import MISSING, Planes
 
 QUALITY = 82  # below, JPEG blurs the signed dots of gradient maps
+LARGE, SMALL = 176, 112  # sides of a strip's cells
 CHROMA_WHOLE = 0  # no chroma subsampling: red and blue dots lie side by side
 
 
@@ -23,7 +24,7 @@ def strip(photograph: NDArray[np.uint8], planes: Sequence[Planes], shared: Seque
         )
     )
     maps = [enlarge(plane, (height, width)) for plane in planes]
-    own = [overlay(small, each, scale_of(each)) for each in maps]
+    own = [overlay(small, each, full_colour(each)) for each in maps]
     common = [overlay(small, each, full) for each, full in zip(maps, shared, strict=True)]
     return jpeg([small, *own, *common], side)
 

@@ -12,7 +12,7 @@ function drawDistributions(root) {
 }
 function histograms(metric) {
   const whose = imageColumns.includes(metric) ? methods.slice(0, 1) : methods;
-  return make("div", { class: "pair" }, whose.map((method) => {
+  return make("div", { class: "trio" }, whose.map((method) => {
     const values = column(metric, method.group);
     const found = values && bins(values);
     if (!found) return null;
@@ -25,12 +25,13 @@ function histograms(metric) {
     return make("div", { class: "card" },
       make("h3", {}, imageColumns.includes(metric) ? words(metric) : method.expression),
       histogram(found, `Distribution of ${words(metric)}, ${method.name}`, pick),
-      make("p", { class: "soft small number" }, `median ${figure(quantile(found.known, 0.5))}, middle half ${figure(quantile(found.known, 0.25))} … ${figure(quantile(found.known, 0.75))}`,
-        spread ? `; mean ${figure(spread[0])}, 95 % interval ${figure(spread[1])} … ${figure(spread[2])}` : ""),
+      make("p", { class: "soft small number" }, `Median ${figure(quantile(found.known, 0.5))}, middle half ${range(quantile(found.known, 0.25), quantile(found.known, 0.75))}.`,
+        spread ? ` Mean ${figure(spread[0])}${spread[1] === null ? "" : `, 95\u00a0% interval ${range(spread[1], spread[2])}`}.` : ""),
       make("p", { class: "soft small" }, "Lowest and highest"),
       make("div", { class: "teasers" }, ends.map((row) => card(row, [methods.indexOf(method)], "image", figure(values[row]), (each) => openViewer(ends, ends.indexOf(each))))));
   }));
 }
+const range = (low, high) => `${figure(low)}\u00a0to\u00a0${figure(high)}`;
 function byClass(metric) {
   const method = methods.find((each) => column(metric, each.group));
   const values = column(metric, method.group);

@@ -36,8 +36,9 @@ function drawGallery(root) {
         event.currentTarget.setAttribute("aria-pressed", String(!hidden.includes(each.group)));
         update({ hidden });
       } }, each.name)))),
-    make("p", { class: "soft small" }, "Red speaks for the target, blue against it; a map without negative parts runs from violet to yellow."),
-    make("p", { class: "status soft", id: "status", role: "status" }),
+    make("div", { class: "head" },
+      make("p", { class: "status soft", id: "status", role: "status" }),
+      make("p", { class: "soft small" }, "Red speaks for the target, blue against it; a map without negative parts runs from violet to yellow.")),
     sheet);
   select();
 }
@@ -62,6 +63,7 @@ async function select() {
     return;
   }
   arrange();
+  if (byId("viewer").open) { amongNeighbours(); drawViewer(); }
 }
 async function selectOnServer() {
   if (!state.text.trim() || !looksLikeSql(state.text)) return filterRows(everyRow, state.text, state.method);
@@ -84,6 +86,10 @@ function arrange() {
   sheet.style.height = `${Math.ceil(shownRows.length / across) * (layout.height + gap)}px`;
   for (const node of alive.values()) node.remove();
   alive = new Map();
+  sheet.querySelector(".nothing")?.remove();
+  if (!shownRows.length && count) sheet.append(make("div", { class: "nothing soft" }, make("p", {}, "No image is like this."),
+    make("button", { type: "button", onclick: () => go("gallery", {}) }, "Show all images")));
+  if (!count) sheet.append(make("p", { class: "nothing soft" }, "No image is done yet: this page knows the run as it was when the report was written."));
   fill();
 }
 function fill() {
@@ -100,7 +106,7 @@ function fill() {
   for (let position = first; position < last; position += 1) {
     if (alive.has(position)) continue;
     const row = shownRows[position];
-    const node = card(row, columns, state.scale, metric ? figure(metric[row]) : null, () => openViewer(shownRows, position));
+    const node = card(row, columns, state.scale, metric ? `${words(state.sort)} ${figure(metric[row])}` : null, () => openViewer(shownRows, position));
     Object.assign(node.style, { width: `${layout.width}px`, height: `${layout.height}px`, left: `${(position % layout.across) * (layout.width + layout.gap)}px`, top: `${Math.floor(position / layout.across) * pitch}px` });
     node.dataset.position = position;
     const item = make("div", { role: "listitem", "aria-posinset": position + 1, "aria-setsize": shownRows.length }, node);

@@ -4,9 +4,9 @@ function drawOverview(root) {
   root.append(
     make("div", {}, make("h1", {}, run.title), make("p", { class: "soft" }, run.subtitle)),
     make("dl", { class: "tiles" }, tiles),
-    teaser("Worst completeness", "Where the attribution is furthest from the change of the score it should add up to.", "completeness_error", true),
-    teaser("Methods disagree most", "Lowest mean rank correlation between the maps of one image.", "disagreement", true),
-    teaser("Least sure", "Lowest probability of the predicted class.", "probability", false),
+    teaser("Worst completeness", "Where the attribution is furthest from the change of the score it should add up to.", "completeness_error", true, (value) => `off by ${figure(value)}`),
+    teaser("Methods disagree most", "One minus the mean rank correlation between the maps of one image: 0 where they agree, 1 where they have nothing in common.", "disagreement", true, figure),
+    teaser("Least sure", "Lowest probability of the predicted class.", "probability", false, () => null),
     make("div", { class: "pair" }, throughput(), failures()),
     make("div", { class: "card" }, make("h2", {}, "The run"),
       make("dl", { class: "spec" }, run.spec.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])),
@@ -20,7 +20,7 @@ function replay(command) {
   const code = make("code", {}, command);
   return make("div", { class: "replay" }, code, button);
 }
-function teaser(title, why, metric, descending) {
+function teaser(title, why, metric, descending, told) {
   const method = methods.find((each) => column(metric, each.group)?.some((value) => value !== null));
   if (!method) return null;
   const values = column(metric, method.group);
@@ -31,7 +31,7 @@ function teaser(title, why, metric, descending) {
     make("div", { class: "head" }, make("h2", {}, title + note),
       make("button", { type: "button", class: "link", onclick: () => go("gallery", { sort: metric, down: descending, method: method.group }) }, "All, in this order")),
     make("p", { class: "soft small" }, why),
-    make("div", { class: "teasers" }, first.map((row) => card(row, shown, "image", metric === "probability" ? null : figure(values[row]), (each) => openViewer(first, first.indexOf(each))))));
+    make("div", { class: "teasers" }, first.map((row) => card(row, shown, "image", told(values[row]), (each) => openViewer(first, first.indexOf(each))))));
 }
 function throughput() {
   const points = run.throughput;

@@ -25,8 +25,10 @@ function figure(value) {
   return plain.format(value);
 }
 const whole = (value) => new Intl.NumberFormat("en").format(value);
-const percent = (value) => (value === null || value === undefined ? "–" : (100 * value).toFixed((value > 0 && value < 0.1) || (value > 0.9 && value < 1) ? 1 : 0) + "\u00a0%");
+const percentWith = (digits) => (value) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(digits)}\u00a0%`);
+const percent = percentWith(0), probability = percentWith(1);
 const className = (id) => (id === null || id === undefined ? "no label" : run.classes[id] ? `${run.classes[id]}` : `class ${id}`);
+const inside = (node, event) => { const box = node.getBoundingClientRect(); return event.clientX >= box.left && event.clientX <= box.right && event.clientY >= box.top && event.clientY <= box.bottom; };
 const words = (name) => name.replaceAll("_", " ");
 
 // A row is the position of an image in the payload; a column is one value a row, of the image or of one method.
@@ -70,22 +72,22 @@ function cells(row, shown, scale) {
     shown.map((m) => cell(stripSource(row), offset + m, total, `${methods[m].name} of ${name}`)));
 }
 
-// What a card says under its pictures.
-function caption(row, value) {
+// What a card says under its pictures; `told` is the number for which it is shown.
+function caption(row, told) {
   const wrong = isWrong(row);
   return [
     make("div", { class: "line1" },
       make("span", { class: "grow" }, className(run.images.prediction[row])),
-      make("span", { class: "number" }, percent(run.images.probability[row]))),
+      make("span", { class: "number" }, probability(run.images.probability[row]))),
     make("div", { class: "line2" },
       make("span", { class: wrong ? "grow wrong" : "grow" }, wrong ? `✕ is ${className(run.images.label[row])}` : run.images.key[row]),
-      value === null ? null : make("span", { class: "number" }, value)),
+      told === null ? null : make("span", { class: "number" }, told)),
   ];
 }
-function card(row, shown, scale, value, open) {
+function card(row, shown, scale, told, open) {
   return make("button", { type: "button", class: "photo", title: run.images.key[row], onclick: () => open(row) },
     make("div", { class: "strip", style: { gridTemplateColumns: `repeat(${Math.min(1 + shown.length, 4)}, minmax(0, 1fr))` } }, cells(row, shown, scale)),
-    caption(row, value));
+    caption(row, told));
 }
 function choice(label, options, current, choose) {
   const buttons = options.map(([value, text]) => make("button", { type: "button", "aria-pressed": String(value === current),

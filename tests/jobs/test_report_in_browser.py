@@ -218,6 +218,71 @@ def test_an_image_opens_and_arrow_keys_go_on(page, folder):
     assert find(page, "#viewer")[0].get_attribute("open") is None
 
 
+def is_open(page):
+    return page.execute_script("return document.getElementById('viewer').open")
+
+
+def test_an_opened_image_has_an_address_and_the_way_back_closes_it(page, folder):
+    visit(page, folder, "#gallery?sort=%22probability%22")
+    find(page, '[data-position="2"]')[0].click()
+    title = find(page, "#viewer-title")[0].text
+    address = page.current_url
+    assert "image=" in address
+    page.back()
+    wait(lambda: not is_open(page))
+    assert "image=" not in page.current_url
+    assert len(names(page)) > 3  # the gallery stands as it was
+    page.forward()
+    wait(lambda: is_open(page))
+    page.get("about:blank")
+    page.get(address)
+    wait(lambda: is_open(page))
+    assert find(page, "#viewer-title")[0].text == title
+    find(page, '[data-name="next"]')[0].click()  # the neighbour in the gallery's order
+    assert find(page, "#viewer-title")[0].text == names(page)[3]
+    assert page.current_url != address
+    find(page, '[data-name="close"]')[0].click()
+    wait(lambda: "image=" not in page.current_url)
+
+
+def test_leaving_an_opened_image_for_another_view_and_coming_back(page, folder):
+    visit(page, folder, "#overview")
+    find(page, "#overview .photo")[0].click()
+    assert is_open(page)
+    page.execute_script("location.hash = '#classes'")
+    wait(lambda: not is_open(page) and find(page, "#class-table") != [])
+    page.back()
+    wait(lambda: is_open(page))
+    page.back()
+    wait(lambda: not is_open(page) and find(page, "#overview h1")[0].is_displayed())
+
+
+def test_an_empty_selection_says_so_and_leads_back(page, folder):
+    visit(page, folder, "#gallery")
+    fill(page, "image < 0")
+    wait(lambda: status(page) == "0 of 59 images")
+    find(page, "#sheet .nothing button")[0].click()
+    wait(lambda: status(page) == "59 images")
+    assert find(page, "#filter")[0].get_attribute("value") == ""
+
+
+def test_classes_are_found_by_name(page, folder):
+    visit(page, folder, "#classes")
+    assert len(find(page, "#class-table tbody tr")) == 4
+    find(page, "#class-filter")[0].send_keys("OWL")
+    assert [row.text.split("\n")[0] for row in find(page, "#class-table tbody tr .link")] == ["<b>owl</b>"]
+
+
+def test_the_chosen_theme_is_remembered(page, folder):
+    visit(page, folder)
+    theme = "return document.documentElement.dataset.theme"
+    assert page.execute_script(theme) == "light"
+    find(page, "#theme")[0].click()
+    visit(page, folder)
+    assert page.execute_script(theme) == "dark"
+    page.execute_script("localStorage.clear()")
+
+
 def test_gallery_is_walked_with_the_keyboard(page, folder):
     from selenium.webdriver.common.keys import Keys
 

@@ -139,7 +139,27 @@ def test_page_follows_the_run_and_the_kept_survey(tmp_path):
         server.shutdown()
         server.server_close()
     write_report(run, tmp_path / "site")
-    assert {"places", "class_statistics"} <= set(run.tables())
+    assert {"places", "class_statistics", "mean_maps"} <= set(run.tables())
+
+
+def test_mean_maps_of_a_report_are_served_as_the_report_has_them(tmp_path):
+    run = fake_run(tmp_path, 24, failed=(5,), empty=(2,))
+    write_report(run, tmp_path / "site")
+    server = make_server(run)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        assert b'"hasMeans":true' in ask(server, "/")[1]
+        for kind in range(4):
+            answer, content = ask(server, f"/thumbs/class/{kind}.jpg")
+            assert answer.status == 200
+            drawn = np.asarray(Image.open(io.BytesIO(content)), int)
+            static = np.asarray(Image.open(tmp_path / "site" / "thumbs" / "class" / f"{kind}.jpg"), int)
+            assert np.abs(drawn - static).mean() < 1  # kept with 10 bits: the last shade may differ
+        assert ask(server, "/thumbs/class/99.jpg")[0].status == 404
+        assert ask(server, "/thumbs/class/nose.jpg")[0].status == 404
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.browser
