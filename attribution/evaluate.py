@@ -1,6 +1,6 @@
 """One pass, many readers: prediction, gradients and activations from a single forward and backward."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attribution.bundle import Features, bundled, parts_of
 from attribution.errors import TargetError
+from attribution.graphs import Told
 from attribution.passes import Passes, Rows
 from attribution.score import Score
 from attribution.site import Input, Layer, Point, Site, as_leaf, at_least_float32
@@ -38,14 +39,21 @@ def evaluate(
 
     The targets are chosen from the same logits. Without sites this is the plain prediction, without gradients.
     """
+    passes = passes or Passes()
+    labels = labels.to(parts_of(x)[0].device)
+    key = _key(sites, aims, model)
 
-    def one_pass(rows: Rows) -> list[Features]:
-        here = model.rows(rows)
+    def one_pass(rows: Rows) -> Told:
+        if passes.graphs is None or key is None or not isinstance(x, Tensor):
+            return told_of(x[rows], labels[rows], model.rows(rows))
+        return passes.graphs.run(key, lambda x, labels: told_of(x, labels, model), x[rows], labels[rows])
+
+    def told_of(x: Features, labels: Tensor, here: Score) -> Told:
         with ExitStack() as taps, torch.set_grad_enabled(bool(sites)):
             opened = [
                 taps.enter_context(Tap(site.place, grad=True)) if isinstance(site, Layer) else None for site in sites
             ]
-            leaf = as_leaf(x[rows]) if any(isinstance(site, Input) for site in sites) else x[rows]
+            leaf = as_leaf(x) if any(isinstance(site, Input) for site in sites) else x
             output = here.output(leaf)
             logits = _logits(output)
             credited = [leaf if tap is None else bundled(tap.parts) for tap in opened]
@@ -53,7 +61,7 @@ def evaluate(
             distinct = list(dict.fromkeys(aims))
             for number, aim in enumerate(distinct):
                 mine = [i for i, other in enumerate(aims) if other == aim]
-                target = aim.choose(logits.detach(), labels[rows])
+                target = aim.choose(logits.detach(), labels)
                 score = replace(here, target=target.clamp(min=0)).of(output)
                 wanted = [part for i in mine for part in parts_of(credited[i])]
                 found = iter(
@@ -66,9 +74,9 @@ def evaluate(
         told: list[Features] = [logits.detach()]
         for features, (target, score, gradient) in zip(credited, gradients, strict=True):
             told += [target, accumulated(score), at_least_float32(features.detach()), at_least_float32(gradient)]
-        return told
+        return tuple(told)
 
-    logits, *told = (passes or Passes()).over(len(x), one_pass)
+    logits, *told = passes.over(len(x), one_pass)
     columns = [told[i : i + 4] for i in range(0, len(told), 4)]
     points = tuple(Point(parts_of(score)[0], features, gradient) for _, score, features, gradient in columns)
     return Pass(parts_of(logits)[0], tuple(parts_of(target)[0] for target, *_ in columns), points)
@@ -81,6 +89,12 @@ def _logits(output: object) -> Tensor:
             f"the model returns {form}, not (images, classes): say what to explain with --score package.module:function"
         )
     return output
+
+
+def _key(sites: Sequence[Site], aims: Sequence[Aim], model: Score) -> Hashable:
+    """What such a pass depends on beside x and the labels; None where there is more to it."""
+    keys = (model.key, *(site.key for site in sites))
+    return None if None in keys else ("evaluate", keys, tuple(aims))
 
 
 def _unasked(logits: Tensor) -> tuple[Tensor, Tensor, Features]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from attribution.bundle import Features, bundled, parts_of
+from attribution.graphs import Graphs
 
 Rows = slice | Tensor
 """Which rows a pass takes: a slice, or an index (rows,) where the last pass is padded."""
@@ -26,6 +27,8 @@ class Passes:
     shrunk: bool = field(default=False, init=False)
     warnings: list[str] = field(default_factory=list, init=False)
     """What the results of these passes can't promise, e.g. an operation that no rule covers."""
+    graphs: Graphs | None = None
+    """Where passes that come again are captured and replayed."""
 
     def over(self, count: int, one_pass: Callable[[Rows], Sequence[Features]]) -> tuple[Features, ...]:
         """Concatenate what `one_pass` returns for each pass over `count` rows."""
@@ -36,6 +39,8 @@ class Passes:
             try:
                 results = one_pass(_rows(start, size, count))
             except torch.cuda.OutOfMemoryError:
+                if self.graphs is not None and self.graphs.clear():
+                    continue
                 if size == 1:
                     raise
                 self.rows_per_pass, self.shrunk = (size + 1) // 2, True

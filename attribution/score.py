@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,6 +47,11 @@ class Score:
         """The number that is explained, from the model's output.  -> (n,)"""
         return self.read(output) if self.read is not None else select(output, self.target)
 
+    @property
+    def key(self) -> Hashable:
+        """What it depends on beside x and the target; None where arguments of the caller's come in too."""
+        return None if self.arguments else (type(self), self.model, self.read, self.dtype)
+
     def aimed(self, target: Tensor | None) -> Score:
         """The same model explained at another target."""
         return replace(self, target=target)
@@ -80,6 +85,11 @@ class NeuronScore(Score):
             tap.run(lambda: self.output(x))
         return self.pick(tap.parts)
 
+    @property
+    def key(self) -> Hashable:
+        """The neuron too."""
+        return None if self.arguments else (type(self), self.model, self.place, self.pick, self.dtype)
+
     def of_one(self, x: Features, count: int) -> Tensor:
         """The neuron at one image, which is the same for every row."""
         return self(x).expand(count)
@@ -90,23 +100,22 @@ def neuron(
 ) -> NeuronScore:
     """The score that is one neuron of a layer: `index` counts the layer's dimensions without the rows."""
     place = layer if isinstance(layer, Place) else Place(layer)
-    return NeuronScore(
-        model=model, place=place, pick=index if callable(index) else at_index(index), arguments=arguments
-    )
+    return NeuronScore(model=model, place=place, pick=index if callable(index) else AtIndex(index), arguments=arguments)
 
 
-def at_index(index: tuple[int, ...]) -> Pick:
-    """Pick the neuron at `index` of a layer that has one tensor."""
+@dataclass(frozen=True, slots=True)
+class AtIndex:
+    """Picks the neuron at `index` of a layer that has one tensor."""
 
-    def pick(parts: Parts) -> Tensor:
+    index: tuple[int, ...]
+
+    def __call__(self, parts: Parts) -> Tensor:
         if len(parts) != 1:
             raise LayerError(f"the layer has {len(parts)} tensors: pick the neuron with a function of them")
-        shape = tuple(parts[0].shape[1:])
+        index, shape = self.index, tuple(parts[0].shape[1:])
         if len(index) != len(shape) or any(not -n <= i < n for i, n in zip(index, shape, strict=False)):
             raise LayerError(f"neuron {','.join(map(str, index))} does not exist in a layer of shape {shape}")
         return parts[0].movedim(0, -1)[index]
-
-    return pick
 
 
 def refuse_training(model: Callable[..., Any]) -> None:

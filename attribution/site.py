@@ -13,6 +13,7 @@ Every attribution method asks a scalar function about a place in the network:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -21,9 +22,10 @@ from torch import Tensor, nn
 
 from attribution.bundle import Features, bundled, parts_of
 from attribution.errors import ModelError
+from attribution.graphs import Told
 from attribution.hooks import Place
 from attribution.passes import Passes, Rows
-from attribution.score import NeuronScore, Pick, Score, at_index, neuron
+from attribution.score import AtIndex, NeuronScore, Pick, Score, neuron
 from attribution.tap import Tap, accumulated
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class Site(ABC):
         with torch.no_grad():
             if self.is_of_images and len(x) > 1 and not self.explained.arguments and _is_one_image(x):
                 return accumulated(self.explained.of_one(x[:1], len(x)))
-            (score,) = self.passes.over(len(x), lambda rows: (accumulated(self._score(x[rows], rows)),))
+            (score,) = self.passes.over(len(x), lambda rows: self._told(_scored, x[rows], rows))
         return parts_of(score)[0]
 
     def gradient(self, x: Features) -> Features:
@@ -67,13 +69,7 @@ class Site(ABC):
 
     def at(self, x: Features) -> Point:
         """Score, features and gradient of one pass."""
-
-        def one_pass(rows: Rows) -> tuple[Features, ...]:
-            with torch.enable_grad():
-                point = self._at(x[rows], rows)
-            return point.score.detach(), point.features.detach(), point.gradient
-
-        score, features, gradient = self.passes.over(len(x), one_pass)
+        score, features, gradient = self.passes.over(len(x), lambda rows: self._told(_pointed, x[rows], rows))
         return Point(parts_of(score)[0], features, gradient)
 
     @abstractmethod
@@ -84,13 +80,33 @@ class Site(ABC):
     def tail(self, x: Features) -> Site:
         """The rest of the network as a function of the features, everything else as it is at x."""
 
+    @property
+    def key(self) -> Hashable:
+        """What its passes depend on beside x and the target; None where there is more to it, so that none is like another."""
+        return None
+
     @abstractmethod
+    def explaining(self, explained: Score) -> Site:
+        """The same place, credited for another score."""
+
     def rows(self, index: Tensor) -> Site:
         """The same site for those images only: targets belong to images."""
+        return self.explaining(self.explained.rows(index))
 
     @abstractmethod
     def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:
         """One pass over these rows, x being theirs: the score and the features, with the graph between them."""
+
+    def _told(self, verb: Verb, x: Features, rows: Rows) -> Told:
+        """One pass, replayed where it has been captured."""
+        graphs, key, target = self.passes.graphs, self.key, self.explained.rows(rows).target
+        if graphs is None or key is None or not isinstance(x, Tensor):
+            return verb(self, x, rows)
+
+        def one_pass(x: Tensor, target: Tensor | None = None) -> Told:
+            return verb(self.explaining(self.explained.aimed(target)), x, ALL)
+
+        return graphs.run((verb, key), one_pass, x, *(() if target is None else (target,)))
 
     def _at(self, x: Features, rows: Rows) -> Point:
         score, features = self.forward(x, rows)
@@ -111,9 +127,14 @@ class Input(Site):
         """This site: the whole network is behind the input."""
         return self
 
-    def rows(self, index: Tensor) -> Input:
-        """The same site for those images only."""
-        return Input(self.explained.rows(index), self.passes)
+    @property
+    def key(self) -> Hashable:
+        """The score's."""
+        return self.explained.key and (Input, self.explained.key)
+
+    def explaining(self, explained: Score) -> Input:
+        """The images, credited for another score."""
+        return Input(explained, self.passes)
 
     def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:
         """The score, and x cut off from whatever made it."""
@@ -153,9 +174,14 @@ class Layer(Site):
         self._tail = Tail(self, x)
         return self._tail
 
-    def rows(self, index: Tensor) -> Layer:
-        """The same site for those images only."""
-        return Layer(self.explained.rows(index), self.place, self.passes)
+    @property
+    def key(self) -> Hashable:
+        """The score's and the place."""
+        return self.explained.key and (Layer, self.place, self.explained.key)
+
+    def explaining(self, explained: Score) -> Layer:
+        """The layer, credited for another score."""
+        return Layer(explained, self.place, self.passes)
 
     def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:
         """The score, and the layer's activation on its way to it."""
@@ -176,7 +202,7 @@ class Through(Site):
     ) -> None:
         super().__init__(explained, passes)
         self.place = layer if isinstance(layer, Place) else Place(layer)
-        self.pick: Pick = index if callable(index) else at_index(index)
+        self.pick: Pick = index if callable(index) else AtIndex(index)
 
     def features(self, x: Features) -> Features:
         """X."""
@@ -186,9 +212,14 @@ class Through(Site):
         """This site."""
         return self
 
-    def rows(self, index: Tensor) -> Through:
-        """The same site for those images only."""
-        return Through(self.explained.rows(index), self.place, self.pick, self.passes)
+    @property
+    def key(self) -> Hashable:
+        """The score's, the place and the neuron."""
+        return self.explained.key and (Through, self.place, self.pick, self.explained.key)
+
+    def explaining(self, explained: Score) -> Through:
+        """The images, credited for what flows through the neuron to another score."""
+        return Through(explained, self.place, self.pick, self.passes)
 
     def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:  # noqa: ARG002  # there is no such pass
         """Two gradients make this site's answer, so that no single pass stands for it."""
@@ -232,12 +263,31 @@ class Known(Site):
         """The site's."""
         return self.site.rows(index)
 
+    def explaining(self, explained: Score) -> Site:
+        """The site's."""
+        return self.site.explaining(explained)
+
     def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:
         """The site's."""
         return self.site.forward(x, rows)
 
     def _at(self, x: Features, rows: Rows) -> Point:
         return self.site._at(x, rows)  # noqa: SLF001  # one family
+
+
+ALL = slice(None)
+
+Verb = Callable[[Site, Features, Rows], Told]
+
+
+def _scored(site: Site, x: Features, rows: Rows) -> Told:
+    return (accumulated(site._score(x, rows)),)  # noqa: SLF001  # the verbs of one family
+
+
+def _pointed(site: Site, x: Features, rows: Rows) -> Told:
+    with torch.enable_grad():
+        point = site._at(x, rows)  # noqa: SLF001  # as above
+    return point.score.detach(), point.features.detach(), point.gradient
 
 
 def _is_one_image(x: Features) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from attribution.bundle import Features, bundled, parts_of
 from attribution.front import Front, FrontDiffers
 from attribution.passes import Rows
+from attribution.score import Score
 from attribution.site import Site, as_leaf
 from attribution.tap import Tap, accumulated
 
@@ -60,6 +61,10 @@ class Tail(Site):
     def rows(self, index: Tensor) -> Site:
         """The same site for those images only."""
         return self.layer.rows(index).tail(self.x[index])
+
+    def explaining(self, explained: Score) -> Site:
+        """The same function, ending in another score."""
+        return self.layer.explaining(explained).tail(self.x)
 
     def _score(self, x: Features, rows: Rows) -> Tensor:
         return self._forward(x, rows)

@@ -41,9 +41,9 @@ class Layers(Site):
         with torch.no_grad():
             return _grouped(parts, [len(tap.parts) for tap in self._visited(x, slice(0, len(x)))])
 
-    def rows(self, index: Tensor) -> Layers:
-        """The same site for those images only."""
-        return Layers(self.explained.rows(index), self.places, self.passes)
+    def explaining(self, explained: Score) -> Layers:
+        """The layers, credited for another score."""
+        return Layers(explained, self.places, self.passes)
 
     def _visited(self, x: Features, rows: Rows) -> list[Tap]:
         with ExitStack() as opened:
@@ -79,6 +79,10 @@ class _Tail(Site):
     def rows(self, index: Tensor) -> Site:
         """The same site for those images only."""
         return self.layers.rows(index).tail(self.x[index])
+
+    def explaining(self, explained: Score) -> Site:
+        """The same function, ending in another score."""
+        return self.layers.explaining(explained).tail(self.x)
 
     def _score(self, x: Features, rows: Rows) -> Tensor:
         with ExitStack() as opened:

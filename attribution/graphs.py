@@ -1,0 +1,129 @@
+"""Passes captured as CUDA graphs: their kernels are recorded once and then replayed without Python between them.
+
+Launching the kernels of a small model's pass takes the host longer than the device needs to run them. A pass is captured
+when it comes up for the second time with the same key and shapes, and only kept if its replay tells what the pass itself
+told. A model that looks at values in Python makes the host wait for the device, which CUDA refuses while it records:
+such a pass stays as it is, and `refused` says why.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attribution.bundle import Features, bundled, parts_of
+
+logger = logging.getLogger(__name__)
+
+Told = tuple[Features, ...]
+"""What a pass tells: score, features, gradient, logits, ..., each with a row for each row of its inputs."""
+
+OnePass = Callable[..., Told]
+"""A pass as a function of tensors alone, which it must not keep."""
+
+TOLERANCE = 1e-4
+"""How far a replay may be from the pass itself, relative to its norm: where the device's algorithms are not fixed, two runs
+of the same pass in float32 differ by up to about 1e-6, one flipped rectifier by 1e-5; another function by far more."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Captured:
+    """A recorded pass: replaying it reads `inputs` and writes `outputs`."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: Told
+    replay: Callable[[], None]
+
+
+Capture = Callable[[OnePass, Sequence[Tensor]], Captured]
+
+
+class Graphs:
+    """The captured passes of one model on one device, for the one thread that computes there."""
+
+    def __init__(self, capture: Capture | None = None) -> None:
+        self._capture = capture or CudaCapture()
+        self._met: set[Hashable] = set()
+        self._captured: dict[Hashable, Captured | None] = {}  # None: refused
+        self.refused: list[str] = []
+
+    def run(self, key: Hashable, one_pass: OnePass, *inputs: Tensor) -> Told:
+        """What `one_pass` tells of the inputs; `key` names everything else that it depends on."""
+        form = (key, *((tensor.shape, tensor.dtype) for tensor in inputs))
+        if (captured := self._captured.get(form)) is not None:
+            return _replayed(captured, inputs)
+        told = one_pass(*inputs)
+        if form in self._met and form not in self._captured:
+            self._captured[form] = self._verified(one_pass, inputs, told)
+        self._met.add(form)
+        return told
+
+    def clear(self) -> bool:
+        """Give back the device memory that recordings hold; whether there were any."""
+        held = any(captured is not None for captured in self._captured.values())
+        self._captured.clear()
+        self._met.clear()
+        return held
+
+    def _verified(self, one_pass: OnePass, inputs: Sequence[Tensor], told: Told) -> Captured | None:
+        try:
+            captured = self._capture(one_pass, inputs)
+            moved = _distance(_replayed(captured, inputs), told)
+        except RuntimeError as error:  # out of memory, or what CUDA will not record
+            self._refuse(str(error).strip().split("\n", 1)[0])
+            return None
+        if moved <= TOLERANCE:
+            return captured
+        self._refuse(f"its replay is off by {moved:.1e}")
+        return None
+
+    def _refuse(self, reason: str) -> None:
+        self.refused.append(reason)
+        logger.warning("a pass was not captured: %s", reason)
+
+
+class CudaCapture:
+    """Records on a stream of its own; all recordings share one pool of memory, since one runs at a time."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, one_pass: OnePass, inputs: Sequence[Tensor]) -> Captured:
+        own = tuple(tensor.clone() for tensor in inputs)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads of this process copy and allocate meanwhile: only this one's calls must be such as can be recorded.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            outputs = one_pass(*own)
+        return Captured(own, outputs, graph.replay)
+
+
+def _replayed(captured: Captured, inputs: Sequence[Tensor]) -> Told:
+    for own, given in zip(captured.inputs, inputs, strict=True):
+        own.copy_(given)
+    captured.replay()
+    # The next replay overwrites them.
+    return tuple(bundled([part.clone() for part in parts_of(output)]) for output in captured.outputs)
+
+
+def _distance(ours: Told, theirs: Told) -> float:
+    """The largest relative L2 distance of what two passes tell; integers such as targets must be equal."""
+    pairs = zip(ours, theirs, strict=True)
+    return max(
+        _moved(part, other)
+        for output, known in pairs
+        for part, other in zip(parts_of(output), parts_of(known), strict=True)
+    )
+
+
+def _moved(ours: Tensor, theirs: Tensor) -> float:
+    if torch.equal(ours, theirs):
+        return 0.0
+    if not ours.is_floating_point() or not torch.equal(ours.isfinite(), theirs.isfinite()):
+        return float("inf")
+    ours, theirs = (torch.nan_to_num(tensor.double(), 0, 0, 0) for tensor in (ours, theirs))
+    scale = float(theirs.norm())
+    return float((ours - theirs).norm()) / (scale or 1.0)

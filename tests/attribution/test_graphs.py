@@ -1,0 +1,158 @@
+"""A captured pass tells what the pass itself tells, whatever is asked; what can't be captured stays as it is."""
+
+import pytest
+import torch
+from asking import AT_EVERY_PLACE, ask, expression, images
+
+from attribution.bundle import parts_of
+from attribution.graphs import Captured, CudaCapture, Graphs
+from attribution.passes import Passes
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+def rerun(one_pass, inputs):
+    """Stands for a recording where there is no GPU: reads its own inputs and writes its own outputs, like a real one."""
+    own = tuple(tensor.clone() for tensor in inputs)
+    outputs = tuple(output.clone() for output in one_pass(*own))
+
+    def replay():
+        for output, new in zip(outputs, one_pass(*own), strict=True):
+            for part, value in zip(parts_of(output), parts_of(new), strict=True):
+                part.copy_(value)
+
+    return Captured(own, outputs, replay)
+
+
+def twice(x):
+    return (2 * x,)
+
+
+@pytest.mark.parametrize(("name", "place"), AT_EVERY_PLACE)
+def test_every_method_answers_the_same_from_captured_passes(model, x, name, place):
+    text = expression(name, place)
+    plain = ask(model, images(x), text, rows_per_pass=2)
+    graphs = Graphs(rerun)
+    for _ in range(3):  # met, captured, replayed
+        replayed = ask(model, images(x), text, passes=Passes(2, graphs=graphs))
+    assert graphs.refused == []
+    assert torch.equal(replayed.attribution, plain.attribution)
+    assert torch.equal(replayed.target, plain.target)
+    if plain.convergence_delta is not None:
+        assert torch.equal(replayed.convergence_delta, plain.convergence_delta)
+
+
+def test_targets_are_inputs_of_a_pass_and_not_part_of_it(model, x):
+    graphs = Graphs(rerun)
+    for target in ("0", "3", "4", "predicted", "label"):
+        asked = f"ig(n_steps=3, target={target!r})"
+        assert torch.equal(
+            ask(model, images(x), asked, passes=Passes(2, graphs=graphs)).attribution,
+            ask(model, images(x), asked, rows_per_pass=2).attribution,
+        )
+
+
+def test_a_pass_is_recorded_when_it_comes_again_and_runs_no_more_after_that():
+    calls = []
+
+    def one_pass(x):
+        calls.append(len(x))
+        return (2 * x,)
+
+    graphs = Graphs(lambda _, inputs: rerun(twice, inputs))
+    for number in range(4):
+        (told,) = graphs.run("key", one_pass, torch.full((3,), float(number)))
+        assert told.tolist() == [2.0 * number] * 3
+    assert len(calls) == 2  # the first time, and beside the recording
+    graphs.run("key", one_pass, torch.zeros(2))  # another shape is another pass
+    graphs.run("other", one_pass, torch.zeros(3))
+    assert len(calls) == 4
+
+
+def test_what_a_replay_told_stays_as_it_was():
+    graphs = Graphs(rerun)
+    told = [graphs.run("key", twice, torch.full((2,), float(number)))[0] for number in range(5)]
+    assert [t.tolist() for t in told] == [[2.0 * number] * 2 for number in range(5)]
+
+
+def test_a_pass_that_can_not_be_recorded_stays_as_it_is_and_is_not_tried_again():
+    tried = []
+
+    def refusing(_one_pass, _inputs):
+        tried.append(1)
+        raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+
+    graphs = Graphs(refusing)
+    assert [graphs.run("key", twice, torch.tensor([float(n)]))[0].item() for n in range(4)] == [0, 2, 4, 6]
+    assert (len(tried), graphs.refused) == (1, ["operation not permitted when stream is capturing"])
+
+
+@pytest.mark.parametrize(
+    ("lie", "told"),
+    [
+        (lambda x: (2 * x + 0.1,), twice),
+        (lambda x: (2 * x * torch.tensor([1.0, float("nan")]),), twice),
+        (lambda x: ((2 * x).int() + 1,), lambda x: ((2 * x).int(),)),
+    ],
+    ids=["other values", "not finite", "other targets"],
+)
+def test_a_replay_that_tells_something_else_is_refused(lie, told):
+    graphs = Graphs(lambda _, inputs: rerun(lie, inputs))
+    x = torch.tensor([1.0, 2.0])
+    for _ in range(3):
+        assert torch.equal(graphs.run("key", told, x)[0], told(x)[0])
+    assert "off by" in graphs.refused[0]
+
+
+def test_recordings_give_their_memory_back_before_a_pass_is_halved():
+    graphs, sizes = Graphs(rerun), []
+    passes = Passes(4, graphs=graphs)
+    x = torch.arange(8.0)
+    for _ in range(2):
+        passes.over(8, lambda rows: graphs.run("key", twice, x[rows]))
+
+    def short_of_memory(rows):
+        sizes.append(len(x[rows]))
+        if len(sizes) < 2:
+            raise torch.cuda.OutOfMemoryError
+        return twice(x[rows])
+
+    (told,) = passes.over(8, short_of_memory)
+    assert torch.equal(told, 2 * x)
+    assert (sizes, passes.shrunk) == ([4, 4, 4], False)
+    assert graphs.clear() is False
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize(("name", "place"), AT_EVERY_PLACE)
+def test_cuda_replays_what_the_pass_tells(model, x, name, place):
+    model, x = model.cuda(), x.cuda()
+    text = expression(name, place)
+    plain = ask(model, images(x), text, rows_per_pass=2)
+    graphs = Graphs(CudaCapture())
+    for _ in range(3):
+        replayed = ask(model, images(x), text, passes=Passes(2, graphs=graphs))
+    assert graphs.refused == []
+    # float64: sums in another order, no more
+    torch.testing.assert_close(replayed.attribution, plain.attribution, rtol=1e-9, atol=1e-11)
+
+
+@needs_gpu
+@pytest.mark.gpu
+def test_a_model_that_looks_at_values_is_not_captured(x):
+    class Looks(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(3, 5)
+
+        def forward(self, x):
+            return self.head(x.mean((2, 3)) * (2 if x.sum() > 0 else 1))
+
+    model, x = Looks().double().cuda().eval().requires_grad_(requires_grad=False), x.cuda()
+    graphs = Graphs(CudaCapture())
+    plain = ask(model, images(x), "ig(n_steps=3)", rows_per_pass=2)
+    for _ in range(2):
+        again = ask(model, images(x), "ig(n_steps=3)", passes=Passes(2, graphs=graphs))
+    assert graphs.refused
+    torch.testing.assert_close(again.attribution, plain.attribution)
