@@ -12,7 +12,7 @@ from attribution.errors import TargetError
 from attribution.graphs import Told
 from attribution.passes import Passes, Rows
 from attribution.score import Score
-from attribution.site import Input, Layer, Point, Site, as_leaf, at_least_float32
+from attribution.site import Input, Layer, Point, Site, as_leaf, at_least_float32, gradients_of
 from attribution.tap import Tap, accumulated
 from attribution.target import Aim
 
@@ -64,11 +64,8 @@ def evaluate(
                 target = aim.choose(logits.detach(), labels)
                 score = replace(here, target=target.clamp(min=0)).of(output)
                 wanted = [part for i in mine for part in parts_of(credited[i])]
-                found = iter(
-                    torch.autograd.grad(
-                        score.sum(), wanted, retain_graph=number + 1 < len(distinct), materialize_grads=True
-                    )
-                )
+                with passes.backward():
+                    found = iter(gradients_of(score, wanted, retain_graph=number + 1 < len(distinct)))
                 for i in mine:
                     gradients[i] = (target, score.detach(), bundled([next(found) for _ in parts_of(credited[i])]))
         told: list[Features] = [logits.detach()]

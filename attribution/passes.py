@@ -1,6 +1,7 @@
 """Cutting rows into passes of one fixed size: the only place that knows how many rows the model sees at once."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -29,6 +30,8 @@ class Passes:
     """What the results of these passes can't promise, e.g. an operation that no rule covers."""
     graphs: Graphs | None = None
     """Where passes that come again are captured and replayed."""
+    backward: Callable[[], AbstractContextManager[None]] = nullcontext
+    """What plain gradients are taken under, e.g. a faster arithmetic; rules, which divide by small differences, are not."""
 
     def over(self, count: int, one_pass: Callable[[Rows], Sequence[Features]]) -> tuple[Features, ...]:
         """Concatenate what `one_pass` returns for each pass over `count` rows."""

@@ -13,7 +13,7 @@ Every attribution method asks a scalar function about a place in the network:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -110,7 +110,9 @@ class Site(ABC):
 
     def _at(self, x: Features, rows: Rows) -> Point:
         score, features = self.forward(x, rows)
-        return Point(accumulated(score), at_least_float32(features), at_least_float32(gradient_of(score, features)))
+        with self.passes.backward():
+            gradient = gradient_of(score, features)
+        return Point(accumulated(score), at_least_float32(features), at_least_float32(gradient))
 
     def _score(self, x: Features, rows: Rows) -> Tensor:
         return self.explained.rows(rows)(x)
@@ -231,9 +233,10 @@ class Through(Site):
         leaf = as_leaf(x)
         with Tap(self.place, grad=True) as tap:
             score = self.explained.rows(rows)(leaf)
-        outer = self.pick(torch.autograd.grad(score.sum(), tap.parts, retain_graph=True))
-        through = self.pick(tap.parts) * outer.detach()
-        return Point(accumulated(score), leaf, gradient_of(through, leaf))
+        with self.passes.backward():
+            outer = self.pick(gradients_of(score, tap.parts, retain_graph=True))
+            through = self.pick(tap.parts) * outer.detach()
+            return Point(accumulated(score), leaf, gradient_of(through, leaf))
 
 
 class Known(Site):
@@ -301,10 +304,22 @@ def as_leaf(x: Features) -> Features:
 
 def gradient_of(score: Tensor, features: Features, *, retain_graph: bool = False) -> Features:
     """D score / d features; exactly zero for what the score ignores."""
-    parts = parts_of(features)
     if not score.requires_grad:
         raise ModelError("the score can't be differentiated: the model detaches its output or runs without gradients")
-    return bundled(torch.autograd.grad(score.sum(), parts, retain_graph=retain_graph, materialize_grads=True))
+    return bundled(gradients_of(score, parts_of(features), retain_graph=retain_graph))
+
+
+HALF_SCALE = 256.0
+"""float16 holds nothing below 6e-8 and gradients of a network's early layers lie there: what flows back is this much larger."""
+
+
+def gradients_of(score: Tensor, parts: Sequence[Tensor], *, retain_graph: bool = False) -> tuple[Tensor, ...]:
+    """D score / d each part, rows apart."""
+    scale = HALF_SCALE if score.dtype is torch.float16 else 1.0
+    found = torch.autograd.grad(
+        score, parts, torch.full_like(score, scale), retain_graph=retain_graph, materialize_grads=True
+    )
+    return found if scale == 1 else tuple(accumulated(gradient) / scale for gradient in found)
 
 
 def at_least_float32(features: Features) -> Features:

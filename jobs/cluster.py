@@ -18,6 +18,7 @@ from ray.exceptions import (
 
 from jobs.decoding import ShardImages, decode_piece
 from jobs.places import AwayError
+from jobs.precision import Choice, choose_here
 from jobs.preprocessing import Preprocessing
 from jobs.retry import Fault
 from jobs.spec import RunSpec
@@ -94,6 +95,14 @@ def decode_task(cpus: float) -> Any:
         # Ray no longer hides GPUs from tasks without one, and a CUDA context costs hundreds of MB.
         runtime_env={"env_vars": {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}},
     )(decode)
+
+
+def choose_on_cluster(spec: RunSpec, *asked: Any) -> Choice:
+    """The run's precision, chosen where a worker would be: a job's driver may stand where there is no GPU."""
+    gpus = 1.0 if spec.gpus_per_worker is None else spec.gpus_per_worker
+    # A process of its own, so that its CUDA context is gone when workers come.
+    choice: Choice = ray.get(ray.remote(num_gpus=gpus, num_cpus=0, max_calls=1)(choose_here).remote(spec, *asked))
+    return choice
 
 
 class Handle:

@@ -4,9 +4,10 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,25 @@ def use_device(precision: str, threads: int, *, wants_gpu: bool) -> torch.device
     # It would fill every new array with NaN, for debugging: a pass over memory more.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch leaves it undeclared
     return torch.device("cuda")
+
+
+@contextmanager
+def tf32() -> Iterator[None]:
+    """Convolutions and matrix products in TF32 meanwhile."""
+    settings: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [each.allow_tf32 for each in settings]
+    try:
+        for each in settings:
+            each.allow_tf32 = True
+        yield
+    finally:
+        for each, was_allowed in zip(settings, before, strict=True):
+            each.allow_tf32 = was_allowed
+
+
+def backward_under(precision: str) -> Callable[[], AbstractContextManager[None]]:
+    """What a run of this precision takes its gradients under."""
+    return tf32 if precision == "tf32-backward" else nullcontext
 
 
 def prepare_model(

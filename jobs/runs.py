@@ -3,10 +3,12 @@
 import dataclasses
 import platform
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from jobs.overview import RUNS
 from jobs.planning import Device, Plan, plan
+from jobs.precision import Choice, choose_here
 from jobs.spec import PLACEMENT, RunSpec, SpecError
 from jobs.worker import versions
 from storage.errors import RunMissingError
@@ -14,7 +16,12 @@ from storage.run import Run
 
 
 def open_or_create(
-    spec: RunSpec, device: Device, command: str = "", *, allow_mixed: bool = False
+    spec: RunSpec,
+    device: Device,
+    command: str = "",
+    *,
+    allow_mixed: bool = False,
+    choose: Callable[..., Choice] = choose_here,
 ) -> tuple[Run, RunSpec]:
     """The run, and its spec with nothing open; placement is what was asked now. A run that is there is not planned again."""
     if spec.output is not None and (run := find(spec.output)) is not None:
@@ -25,7 +32,7 @@ def open_or_create(
                 f"or continue that run with --spec {spec.output}/run.json --output {spec.output}"
             )
         return _resumed(run, spec, allow_mixed=allow_mixed)
-    planned = plan(spec, device)
+    planned = plan(spec, device, choose=choose)
     uri = spec.output or f"{RUNS}/{planned.run_id}"
     if (run := find(uri)) is not None:
         return _resumed(run, spec, allow_mixed=allow_mixed)

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attribution.explain import Answer, Images, Normalisation, explain
+from attribution.explain import Answer, Explanation, Images, Normalisation, explain
+from attribution.graphs import Graphs
 from attribution.metrics import Metric
 from attribution.passes import Passes
 from attribution.question import Question
 from jobs.decoding import ShardImages
+from jobs.devices import backward_under
 from jobs.lanes import Arrival, Landing, Lanes
 from jobs.statistics import EXACT, columns, numbers, round_mantissa
 from storage.records import Failure, Result, Store
@@ -38,6 +40,8 @@ class Inquiry:
     """(K, H, W, 3) uint8, what the baselines `reference` and `mean` draw from."""
     metrics: tuple[Metric, ...] = ()
     device: torch.device
+    graphs: Graphs | None = None
+    """On a GPU: the passes that shards have in common, captured."""
 
     @property
     def rows_per_image(self) -> float:
@@ -109,17 +113,8 @@ def answers(
     """Ask the device every question, waiting for it no more than the engine does."""
     if not len(images):
         return
-    passes = Passes(inquiry.rows_per_pass, on_rows)
     start = lanes.moment()
-    explanation = explain(
-        inquiry.model,
-        to_device(inquiry, images, arrival),
-        inquiry.questions,
-        seed=inquiry.seed,
-        passes=passes,
-        score=inquiry.score,
-        metrics=inquiry.metrics,
-    )
+    explanation, passes = explained(inquiry, images, arrival, on_rows)
     seen = lanes.back({"prediction": explanation.prediction, "probability": explanation.probability})
     before, shared = lanes.moment(), len(inquiry.questions)
     first = start, before
@@ -138,6 +133,23 @@ def answers(
             else partial(float, answer.seconds),
         )
         before = lanes.moment()
+
+
+def explained(
+    inquiry: Inquiry, images: ShardImages, arrival: Arrival, on_rows: Callable[[int], None] | None = None
+) -> tuple[Explanation, Passes]:
+    """The engine's answers, one after the other as they are taken, and the passes they are computed in."""
+    passes = Passes(inquiry.rows_per_pass, on_rows, graphs=inquiry.graphs, backward=backward_under(inquiry.precision))
+    explanation = explain(
+        inquiry.model,
+        to_device(inquiry, images, arrival),
+        inquiry.questions,
+        seed=inquiry.seed,
+        passes=passes,
+        score=inquiry.score,
+        metrics=inquiry.metrics,
+    )
+    return explanation, passes
 
 
 def _seconds(lanes: Lanes, own: tuple[Any, Any], shared: tuple[Any, Any], sharers: int) -> float:

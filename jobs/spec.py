@@ -16,7 +16,8 @@ import yaml
 
 VERSION = 1
 Store = Literal["full", "channel_sum", "none"]
-Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16", "float64"]
+Precision = Literal["auto", "float32", "tf32-backward", "tf32", "bfloat16", "float16", "float64"]
+"""What a model computes in. `tf32-backward` goes forward in float32 and back in TF32: which rectifiers are open is exact."""
 
 
 # user:key@ before the host (az's container@account is none), or a signed query

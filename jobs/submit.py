@@ -13,10 +13,12 @@ from types import FrameType
 import ray
 import torch
 
+from jobs.cluster import choose_on_cluster
 from jobs.driver import Driver, Ending, Watch
 from jobs.holding import hold
 from jobs.overview import log_path
 from jobs.planning import Device
+from jobs.precision import choose_here
 from jobs.progress import Bar, Display, Lines, Snapshot
 from jobs.remote import is_inside_job
 from jobs.runs import open_or_create
@@ -51,7 +53,11 @@ def submit_here(spec: RunSpec, options: Options) -> Submitted:
         inside = is_inside_job()
         dashboard = stack.enter_context(ray_of_job()) if inside else ""
         run, spec = open_or_create(
-            spec, device_kind(spec, inside=inside), options.command, allow_mixed=options.allow_mixed
+            spec,
+            device_kind(spec, inside=inside),
+            options.command,
+            allow_mixed=options.allow_mixed,
+            choose=choose_on_cluster if inside else choose_here,
         )
         options.say(f"run {run.spec['run_id']}: {run.image_count} images in {run.unit_count} shards, in {run.uri}")
         stack.enter_context(log_file(run.uri))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from attribution.graphs import Graphs
 from attribution.metrics import parse_metric
 from attribution.question import parse
 from jobs import __version__
@@ -122,6 +123,7 @@ class Worker:
             metrics=tuple(parse_metric(text) for text in spec.metrics),
             references=self._references(record["identity"].get("references"), loaded.preprocessing),
             device=device,
+            graphs=Graphs() if device.type == "cuda" else None,
         )
         self._lanes = Lanes(device)
         self._record: Recorder = recorder(record["run_id"], spec.model)

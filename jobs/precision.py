@@ -1,0 +1,140 @@
+"""Choosing the arithmetic of a run: the fastest whose maps order the features as float32's maps do.
+
+What is lost depends on the method. A plain gradient is sensitive to which rectifiers are open, which every rounding of the
+forward pass may flip; a mean over many points is not. So the question is asked of the run's own methods on its own images.
+float32 stands for the truth: its maps and float64's have rank correlations above 0.999 (benchmarks/precision.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from attribution.question import Question
+from jobs.decoding import decode_piece
+from jobs.devices import prepare_model, use_device
+from jobs.lanes import Lanes
+from jobs.models import Loaded
+from jobs.shard import Inquiry, explained, rows_asked
+from jobs.spec import Precision, RunSpec
+
+LEAST = 0.99
+"""Median rank correlation below which a precision does not keep the maps."""
+IMAGES, FEWEST_IMAGES = 64, 8
+TRIAL_ROWS = 20_000
+"""Rows through the model that one precision may cost, about ten seconds of resnet50: dear methods are tried on fewer images."""
+TRIAL_ROWS_PER_PASS = 64
+WORTH = 20
+"""A run shorter than so many trials would spend more on choosing than it gains."""
+
+FASTEST_FIRST: tuple[Precision, ...] = ("float16", "bfloat16", "tf32", "tf32-backward")
+"""In the order of speed on every GPU that has them; not timed, so that equal specs choose alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen and why: each precision that was tried, with the lowest median rank correlation of the run's methods."""
+
+    precision: Precision
+    reason: str
+    tried: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"precision": self.precision, "reason": self.reason, "rank_correlation": dict(self.tried)}
+
+
+def available(capability: tuple[int, int]) -> tuple[Precision, ...]:
+    """What a GPU of this compute capability has units for: float16 since Volta, the others since Ampere."""
+    if capability >= (8, 0):
+        return FASTEST_FIRST
+    return ("float16",) if capability >= (7, 0) else ()
+
+
+def choose(candidates: Sequence[Precision], maps_in: Callable[[Precision], Sequence[Tensor]]) -> Choice:
+    """Try precisions in turn until one keeps the maps.  maps_in(precision) -> one (N, *features) a question"""
+    tried: dict[str, float] = {}
+    if not candidates:
+        return Choice("float32", "this device has nothing faster", tried)
+    truth = maps_in("float32")
+    for precision in candidates:
+        tried[precision] = round(min(map(_kept, maps_in(precision), truth)), 4)
+        if tried[precision] >= LEAST:
+            return Choice(precision, f"the fastest that keeps the order of the maps, with {LEAST} or more", tried)
+    return Choice("float32", f"nothing faster keeps the order of the maps, with {LEAST} or more", tried)
+
+
+def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Spearman's, image by image; equal values share their mean rank.  (N, *features) -> (N,)"""
+    ranks = [_ranks(maps.flatten(1)) for maps in (first, second)]
+    a, b = (each - each.mean(1, keepdim=True) for each in ranks)
+    correlation: Tensor = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    return correlation
+
+
+def choose_for(
+    spec: RunSpec,
+    loaded: Loaded,
+    questions: tuple[Question, ...],
+    index: pa.Table,
+    references: np.ndarray | None,
+    score: Callable[[object], Tensor] | None,
+) -> Choice:
+    """The choice for a run on the GPU of this process, by a trial on images spread over the index."""
+    count = min(IMAGES, len(index), max(FEWEST_IMAGES, int(TRIAL_ROWS / (1 + sum(map(rows_asked, questions))))))
+    if len(index) < WORTH * count:
+        return Choice("float32", f"{len(index)} images are too few for a trial to pay", {})
+    chosen = np.linspace(0, len(index) - 1, count).round().astype(np.int64)
+    images = decode_piece(index.take(pa.array(chosen)), loaded.preprocessing)
+    if not len(images):
+        return Choice("float32", "none of the images that a trial would take can be read", {})
+
+    def maps_in(precision: Precision) -> list[Tensor]:
+        device = use_device(precision, torch.get_num_threads(), wants_gpu=True)
+        inquiry = Inquiry(
+            model=prepare_model(loaded, questions, precision, device, score).model,
+            questions=questions,
+            groups=("",) * len(questions),
+            mean=loaded.preprocessing.mean,
+            std=loaded.preprocessing.std,
+            rows_per_pass=min(TRIAL_ROWS_PER_PASS, count),
+            precision=precision,
+            seed=spec.seed,
+            score=score,
+            references=references,
+            device=device,
+        )
+        explanation, _ = explained(inquiry, images, Lanes(device).over(images.pixels))
+        return [answer.attribution for answer in explanation.answers]
+
+    choice = choose(available(torch.cuda.get_device_capability()), maps_in)
+    torch.cuda.empty_cache()  # the workers' from now on
+    return choice
+
+
+def choose_here(*asked: Any) -> Choice:
+    """`choose_for` where this process sees a GPU."""
+    if not torch.cuda.is_available():
+        return Choice("float32", "the planner sees no GPU to try others on", {})
+    return choose_for(*asked)
+
+
+def _kept(maps: Tensor, truth: Tensor) -> float:
+    """The median over the images that have a map; 0 where a precision makes of one what is no number."""
+    asked = truth.flatten(1).isfinite().all(1)
+    if not bool(maps[asked].isfinite().all()):
+        return 0.0
+    correlations = rank_correlation(maps[asked], truth[asked])
+    known = correlations[correlations.isfinite()]  # an empty map orders nothing
+    return float(known.median()) if len(known) else 1.0
+
+
+def _ranks(rows: Tensor) -> Tensor:
+    ordered = rows.sort(1).values
+    below, up_to = (torch.searchsorted(ordered, rows, right=right) for right in (False, True))
+    return (below + up_to).double() / 2

@@ -1,0 +1,161 @@
+"""`auto` takes the fastest arithmetic that keeps the order of every map of the run, and says what it tried."""
+
+import dataclasses
+
+import pytest
+import scipy.stats
+import torch
+from tiny import photographs
+from torch import nn
+
+from attribution.explain import Images, explain, resolve
+from attribution.passes import Passes
+from attribution.question import parse
+from jobs import precision
+from jobs.devices import backward_under, tf32
+from jobs.planning import plan
+from jobs.precision import Choice, available, choose, choose_for, rank_correlation
+from jobs.spec import RunSpec
+
+
+def maps_with(noise):
+    """Maps in float32, and by each precision with so much noise."""
+    truth = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    other = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    return lambda asked: [truth, truth + noise.get(asked, 0) * other]
+
+
+def test_the_fastest_that_keeps_the_maps_is_chosen():
+    choice = choose(available((9, 0)), maps_with({"float16": 0.5, "bfloat16": 2.0, "tf32": 0.01}))
+    assert choice.precision == "tf32"
+    assert list(choice.tried) == ["float16", "bfloat16", "tf32"]  # slower ones are not tried
+    assert choice.tried["bfloat16"] < choice.tried["float16"] < precision.LEAST <= choice.tried["tf32"]
+
+
+def test_one_method_that_is_not_kept_decides():
+    kept = torch.randn(4, 9, generator=torch.Generator().manual_seed(2))
+    choice = choose(("tf32",), lambda asked: [kept, kept if asked == "float32" else -kept])
+    assert (choice.precision, choice.tried) == ("float32", {"tf32": -1.0})
+
+
+def test_what_is_not_finite_is_not_kept():
+    kept = torch.arange(8.0).reshape(2, 4)
+    choice = choose(("float16",), lambda asked: [kept if asked == "float32" else kept / torch.tensor([1, 1, 1, 0])])
+    assert (choice.precision, choice.tried) == ("float32", {"float16": 0.0})
+
+
+def test_images_without_an_answer_and_empty_maps_say_nothing():
+    maps = torch.tensor([[torch.nan] * 3, [0.0] * 3, [1.0, 2.0, 3.0]])
+    assert choose(("tf32",), lambda _: [maps]).precision == "tf32"
+
+
+@pytest.mark.parametrize(
+    ("capability", "names"), [((6, 1), ()), ((7, 5), ("float16",)), ((8, 0), precision.FASTEST_FIRST)]
+)
+def test_only_what_a_gpu_has_units_for_is_tried(capability, names):
+    assert available(capability) == names
+
+
+def test_rank_correlation_is_spearmans_with_mean_ranks_for_equal_values():
+    generator = torch.Generator().manual_seed(3)
+    a = torch.randint(0, 6, (3, 2, 5, 5), generator=generator).float()
+    b = a + torch.randint(-2, 3, a.shape, generator=generator)
+    naive = [scipy.stats.spearmanr(x.flatten(), y.flatten()).statistic for x, y in zip(a, b, strict=True)]
+    torch.testing.assert_close(rank_correlation(a, b), torch.tensor(naive, dtype=torch.float64))
+
+
+@pytest.fixture
+def spec(tmp_path):
+    folder = photographs(tmp_path / "images", 3)
+    return RunSpec(dataset=str(folder), methods=("saliency",), model="tests.jobs.tiny:model")
+
+
+def test_the_planner_asks_once_for_gpus_and_records_the_answer(spec):
+    asked = []
+
+    def chosen(*about):
+        asked.append(about)
+        return Choice("tf32-backward", "because", {"tf32": 0.98})
+
+    planned = plan(spec, "cuda", choose=chosen)
+    assert planned.spec.precision == planned.record["identity"]["precision"] == "tf32-backward"
+    assert planned.origin["precision"] == {
+        "precision": "tf32-backward",
+        "reason": "because",
+        "rank_correlation": {"tf32": 0.98},
+    }
+    plan(dataclasses.replace(spec, precision="bfloat16"), "cuda", choose=chosen)
+    plan(spec, "cpu", choose=chosen)
+    assert len(asked) == 1
+
+
+def test_few_images_are_not_worth_a_trial(spec):
+    planned = plan(spec, "cuda", choose=lambda *about: choose_for(*about))
+    assert planned.spec.precision == "float32"
+    assert planned.origin["precision"]["reason"] == "3 images are too few for a trial to pay"
+
+
+def test_a_trial_asks_the_runs_own_methods_about_images_spread_over_the_index(spec, monkeypatch):
+    """On a CPU all precisions but half ones compute alike, so that the first of them is kept."""
+    monkeypatch.setattr(precision, "WORTH", 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(precision, "FASTEST_FIRST", ("tf32",))
+    spec = dataclasses.replace(spec, methods=("saliency", "ig(n_steps=2)"))
+    planned = plan(spec, "cuda", choose=choose_for)
+    assert planned.origin["precision"]["rank_correlation"] == {"tf32": 1.0}
+
+
+class Notes(nn.Module):
+    """Knows whether TF32 was allowed when it went forward and when gradients came back."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(("forward", torch.backends.cudnn.allow_tf32))
+        out = (x.flatten(1) ** 2).sum(1, keepdim=True) * torch.ones(3)
+        if out.requires_grad:
+            out.register_hook(lambda _: self.seen.append(("backward", torch.backends.cudnn.allow_tf32)))
+        return out
+
+
+@pytest.mark.parametrize("method", ["saliency", "ig(n_steps=2)"])
+def test_tf32_backward_goes_forward_in_float32_and_back_in_tf32(method, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    model, x = Notes().eval(), torch.randn(2, 3, 4, 4)
+    images = Images(x, ("a", "b"), torch.zeros(2, dtype=torch.int64))
+    question = resolve(parse(method), model, x[:1])
+    model.seen.clear()
+    list(explain(model, images, [question], passes=Passes(2, backward=backward_under("tf32-backward"))).answers)
+    assert set(model.seen) == {("forward", False), ("backward", True)}
+    assert torch.backends.cudnn.allow_tf32 is False
+
+
+def test_tf32_is_put_back_after_an_error(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    with pytest.raises(ZeroDivisionError), tf32():
+        raise ZeroDivisionError
+    assert torch.backends.cudnn.allow_tf32 is False
+
+
+def test_half_precision_keeps_gradients_that_it_could_not_hold():
+    """1e-8 is less than the smallest float16 and comes back all the same."""
+    model = nn.Linear(4, 2, bias=False).half()
+    with torch.no_grad():
+        model.weight.fill_(6e-8)
+    x = torch.ones(2, 4)
+    images = Images(x, ("a", "b"), torch.zeros(2, dtype=torch.int64))
+
+    class Halves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = model
+
+        def forward(self, x):
+            return self.linear(x) * 0.25
+
+    (answer,) = explain(Halves().eval(), images, [parse("saliency")]).answers
+    assert answer.attribution.dtype == torch.float32
+    # the weight itself is float16's smallest number, 5.96e-8
+    torch.testing.assert_close(answer.attribution, torch.full_like(x, 0.25 * 2**-24), rtol=1e-3, atol=0)
