@@ -15,24 +15,13 @@ import argparse
 
 import numpy as np
 import torch
+from photographs import photographs
 
-from attribution.explain import Images, Normalisation, explain, resolve
+from attribution.explain import Images, explain, resolve
 from attribution.passes import Passes
 from attribution.prepare import prepare
 from attribution.question import parse
-from jobs.datasets import index_dataset
-from jobs.images import decode_rows
 from jobs.models import load
-
-
-def photographs(folder: str | None, count: int, loaded) -> Images:
-    """The first images of a folder, or of scikit-image's sample."""
-    decoded = decode_rows(index_dataset(folder or "sample").index.slice(0, count), loaded.preprocessing)
-    mean, std = (np.array(v, np.float32) for v in (loaded.preprocessing.mean, loaded.preprocessing.std))
-    pixels = torch.from_numpy((decoded.pixels / np.float32(255) - mean) / std).movedim(3, 1).contiguous()
-    keys = tuple(map(str, range(len(pixels))))
-    labels = torch.full((len(pixels),), -1)
-    return Images(pixels, keys, labels, Normalisation(loaded.preprocessing.mean, loaded.preprocessing.std))
 
 
 def measured(model, images: Images, expression: str, rows: int) -> tuple[float, float, np.ndarray, torch.Tensor]:
@@ -63,7 +52,7 @@ def main() -> None:
     parser.add_argument("--reference", type=int, default=0)
     arguments = parser.parse_args()
     loaded = load(arguments.model)
-    images = photographs(arguments.images, arguments.count, loaded)
+    images = photographs(loaded, arguments.images, arguments.count)
     expressions = [f"integrated_gradients(tolerance={t})" for t in arguments.tolerance]
     expressions += [f"integrated_gradients(n_steps={n})" for n in arguments.fixed]
     model = prepare(loaded.model, [parse(expressions[0])], images.pixels[:4]).model

@@ -90,7 +90,7 @@ def test_the_planner_asks_once_for_gpus_and_records_the_answer(spec):
 
 
 def test_few_images_are_not_worth_a_trial(spec):
-    planned = plan(spec, "cuda", choose=lambda *about: choose_for(*about))
+    planned = plan(spec, "cuda", choose=choose_for)
     assert planned.spec.precision == "float32"
     assert planned.origin["precision"]["reason"] == "3 images are too few for a trial to pay"
 
