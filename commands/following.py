@@ -21,20 +21,28 @@ def status(run: str, watch: bool, address: str | None, as_json: bool) -> None:
       cli.py status runs/demo --watch
     """
     from jobs import overview, tables
-
-    if address is not None:
-        from jobs.remote import Jobs
-
-        told = Jobs(address).status(run)
-        click.echo(tables.as_json(told)) if as_json else tables.print_fields(told)
-        return
     from storage.run import Run
 
-    opened = Run.open(overview.locate(run))
-    if watch:
-        _watch(opened)
-    told = overview.status(opened)
+    if (cluster := overview.job_address(run, address)) is not None:
+        told = _status_of_job(cluster, run, watch=watch)
+    else:
+        opened = Run.open(overview.locate(run))
+        if watch:
+            _watch(opened)
+        told = overview.status(opened)
     click.echo(tables.as_json(told)) if as_json else tables.print_fields(told)
+
+
+def _status_of_job(address: str, submission_id: str, *, watch: bool) -> dict[str, Any]:
+    from jobs.progress import display
+    from jobs.remote import Jobs
+
+    jobs = Jobs(address)
+    if watch:
+        with display() as shown:
+            return jobs.follow(submission_id, shown.show)
+    told, seen = jobs.status(submission_id), jobs.progress(submission_id)
+    return told | ({"images": seen.images, "done": seen.done, "failed": seen.failed} if seen else {})
 
 
 def _watch(run: Any) -> None:
@@ -52,28 +60,31 @@ def _watch(run: Any) -> None:
 
 
 @click.command("list", cls=Verb)
-@click.argument("folder", default="runs")
+@click.argument("folder", required=False)
 @address_option
 @json_option
-def list_runs(folder: str, address: str | None, as_json: bool) -> None:
-    """The runs in a folder, or the jobs of a cluster.
+def list_runs(folder: str | None, address: str | None, as_json: bool) -> None:
+    """The runs in a folder (default: runs), or, where none is named and there is an address, the jobs of a cluster.
 
     Example:
       cli.py list
     """
     from jobs import overview, tables
+    from jobs.address import address_from_environment
 
+    if address is None and folder is None:
+        address = address_from_environment()
     if address is not None:
         from jobs.remote import Jobs
 
         rows = Jobs(address).list()
         columns = ["id", "state", "dataset", "methods", "output"]
     else:
-        rows = overview.listed(folder)
+        rows = overview.listed(folder or overview.RUNS)
         columns = ["run", "state", "dataset", "model", "images", "done", "failed"]
     click.echo(tables.as_json(rows)) if as_json else tables.print_rows(rows, columns)
     if not rows:
-        say(f"no runs in {address or folder}")
+        say(f"no runs in {address or folder or overview.RUNS}")
 
 
 @click.command(cls=Verb)
@@ -87,16 +98,17 @@ def logs(run: str, address: str | None, tail: int | None) -> None:
       cli.py logs runs/demo --tail 20
     """
     from jobs import overview
+    from jobs.terminal import visible
 
-    if address is not None:
+    if (cluster := overview.job_address(run, address)) is not None:
         from jobs.remote import Jobs
 
-        text = Jobs(address).logs(run)
+        text = Jobs(cluster).logs(run)
     else:
         text = overview.log_of(overview.locate(run))
     lines = text.splitlines()
     for line in lines[-tail:] if tail else lines:
-        click.echo(line)
+        click.echo(visible(click.unstyle(line)))
 
 
 @click.command(cls=Verb)
@@ -109,11 +121,11 @@ def cancel(run: str, address: str | None) -> None:
       cli.py cancel runs/demo
     """
     from jobs import holding
-    from jobs.overview import locate
+    from jobs.overview import job_address, locate
     from jobs.remote import Jobs
     from storage.run import Run
 
-    if address is not None:
-        say(f"{run} was asked to stop" if Jobs(address).cancel(run) else f"{run} has ended already")
+    if (cluster := job_address(run, address)) is not None:
+        say(f"{run} was asked to stop" if Jobs(cluster).cancel(run) else f"{run} has ended already")
     else:
         say(f"{holding.cancel(Run.open(locate(run)))} was asked to stop")

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from jobs.terminal import visible
+
 DONE, FAILED, USAGE, WITH_FAILURES = 0, 1, 2, 3
 
 
@@ -58,7 +60,7 @@ class Plain(click.ClickException):
         self.exit_code = USAGE if is_ours and not _is_the_stores(error) else FAILED  # type: ignore[misc]  # Click reads it from the instance
 
     def show(self, file: Any = None) -> None:  # noqa: ARG002  # Click's signature
-        click.echo(f"error: {self.message}", err=True)
+        say(f"error: {self.message}")
 
 
 def _is_the_stores(error: Exception) -> bool:
@@ -78,7 +80,7 @@ def _remember_debug(ctx: click.Context, _option: click.Parameter, value: bool) -
 
 def say(text: str) -> None:
     """A message; results go to stdout, these do not."""
-    click.echo(text, err=True)
+    click.echo(visible(text), err=True)
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def submit(
     Example:
       cli.py submit --dataset sample --method gradshap --model efficientnet_lite0
     """
-    from jobs.remote import address_from_environment
+    from jobs.address import address_from_environment
 
     spec = build_spec(spec_file, assignments, given)
     address = address or address_from_environment()
@@ -138,28 +138,38 @@ def _dry_run(spec: Any, *, as_json: bool) -> int:
 
 def _submit_to(address: str, spec: Any, *, wait: bool, ship_code: bool, as_json: bool) -> int:
     from jobs import tables
-    from jobs.progress import Bar, Display, Lines
-    from jobs.remote import Jobs
+    from jobs.address import SilentError
+    from jobs.progress import display
+    from jobs.remote import Jobs, from_here
 
-    jobs = Jobs(address)
+    jobs, spec = Jobs(address), from_here(spec)
+    address = jobs.address
     submission_id = jobs.submit(spec, ship_code=ship_code)
+    where = f"{submission_id} --address {address}"
     say(f"job {submission_id} at {address}/#/jobs/{submission_id}")
     if not wait:
         told = {"id": submission_id, "address": address, "output": spec.output}
         click.echo(tables.as_json(told) if as_json else submission_id)
-        say(f"follow: cli.py status {submission_id} --address {address} (also: logs, cancel)")
+        say(f"follow: cli.py status {where} --watch\nread: cli.py logs {where}\nstop: cli.py cancel {where}")
         return DONE
-    display: Display = Bar() if sys.stderr.isatty() else Lines()
-    with display:
-        status = jobs.follow(submission_id, display.show)
+    try:
+        with display() as shown:
+            status = jobs.follow(submission_id, shown.show)
+    except (KeyboardInterrupt, SilentError) as error:
+        lost = f"{error}; " if str(error) else ""
+        say(f"{lost}the job goes on; follow: cli.py status {where} --watch (stop: cli.py cancel {where})")
+        return FAILED
     click.echo(tables.as_json(status) if as_json else f"{submission_id} {status['state'].lower()}: {spec.output}")
+    return _concluded(status, where, address)
+
+
+def _concluded(status: dict[str, Any], where: str, address: str) -> int:
+    """What a cluster's job ended with, as our exit code."""
     if status["exit_code"] == NO_PROGRAM:
         say(f"error: the cluster at {address} has no `ascribe`: install it in its image, or add --ship-code")
         return FAILED
     if status["state"] != "SUCCEEDED" and status["exit_code"] != WITH_FAILURES:
-        say(
-            f"error: {' '.join(str(status['message']).split())[-300:]} (see: cli.py logs {submission_id} --address {address})"
-        )
+        say(f"error: {' '.join(str(status['message']).split())[-300:]} (see: cli.py logs {where})")
         return FAILED
     return int(status["exit_code"] or DONE)
 

@@ -62,6 +62,12 @@ def known_datasets() -> tuple[KnownDataset, ...]:
     )
 
 
+def is_name(text: str) -> bool:
+    """Whether `--dataset` means a data set that is known by name, and so no place."""
+    names = ("sample", imagenet.NAME, *cifar.NAMES, *arrays.NAMES, *torchvision_sets.NAMES)
+    return text.partition(":")[0] in names
+
+
 def index_dataset(
     name_or_uri: str,
     *,

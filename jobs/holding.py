@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from jobs.remote import TERMINAL, AddressError, Jobs
+from jobs.address import AddressError
+from jobs.remote import TERMINAL, Jobs
 from storage import lease
 from storage.errors import LeaseHeldError, StoreError
 from storage.lease import Holder, JobHolder, Lease, ProcessHolder, Wait

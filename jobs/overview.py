@@ -4,10 +4,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jobs.address import address_from_environment
 from jobs.holding import state
 from jobs.progress import Rate, Snapshot
 from storage import layout
-from storage.errors import StoreError
+from storage.errors import RunMissingError, StoreError
 from storage.run import Run
 
 RUNS = "runs"  # where runs lie that were given no place
@@ -19,6 +20,18 @@ def locate(text: str) -> str:
         return text
     under = Path(RUNS, text)
     return str(under) if under.exists() else text
+
+
+def job_address(text: str, address: str | None) -> str | None:
+    """The cluster that RUN is a job of: --address, or RAY_ADDRESS where no run lies at RUN; None where it is a run."""
+    known = address_from_environment()
+    if address is not None or known is None:
+        return address
+    try:
+        Run.open(locate(text))
+    except RunMissingError:
+        return known
+    return None
 
 
 def status(run: Run) -> dict[str, Any]:

@@ -38,12 +38,19 @@ class Snapshot:
     def sentence(self) -> str:
         """For people who read a log."""
         rate, left = f"{self.images_per_s:.2f}/s", duration(self.eta_s)
-        return f"{self.done} of {self.images} images, {self.failed} failed, {rate}, ETA {left}, {self.workers} workers"
+        return f"{self.done} of {self.images} images, {self.failed} failed, {rate}, ETA {left}, {self.hands}"
+
+    @property
+    def hands(self) -> str:
+        return f"{self.workers} worker{'s' * (self.workers != 1)}"
 
     @classmethod
     def from_line(cls, line: str) -> Self | None:
-        """What a driver's log line says; None if it's not one of ours."""
-        return cls(**json.loads(line.removeprefix(PREFIX))) if line.startswith(PREFIX) else None
+        """What a driver's log line says; None if it's not one of ours, or not yet whole."""
+        try:
+            return cls(**json.loads(line.removeprefix(PREFIX))) if line.startswith(PREFIX) else None
+        except (ValueError, TypeError):
+            return None
 
 
 class Rate:
@@ -96,7 +103,7 @@ class Bar:
             "rate": f"{snapshot.images_per_s:.2f}/s",
             "eta": f"ETA {duration(snapshot.eta_s)}",
             "failed": str(snapshot.failed),
-            "workers": f"{snapshot.workers} worker{'s' * (snapshot.workers != 1)}",
+            "workers": snapshot.hands,
         }
         if self._task is None:
             self._task = self._progress.add_task("", total=snapshot.images, **fields)
@@ -117,6 +124,7 @@ class Lines:
         self._write = write or (lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201  # a log line is this class's work
         self._every_s = every_s
         self._last: float | None = None
+        self._is_full = False
 
     def __enter__(self) -> Self:
         return self
@@ -125,10 +133,16 @@ class Lines:
         pass
 
     def show(self, snapshot: Snapshot) -> None:
-        now = time.monotonic()
-        if self._last is None or now - self._last >= self._every_s or snapshot.done >= snapshot.images:
-            self._last = now
+        now, is_full = time.monotonic(), snapshot.done >= snapshot.images
+        is_due = self._last is None or now - self._last >= self._every_s
+        if (is_due or is_full) and not self._is_full:  # the end is told at once, and once
+            self._last, self._is_full = now, is_full
             self._write(self._told(snapshot))
+
+
+def display() -> Display:
+    """The bar on a terminal, lines where there is none."""
+    return Bar() if sys.stderr.isatty() else Lines()
 
 
 def duration(seconds: float | None) -> str:

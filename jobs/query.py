@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from storage.queries import query
 from storage.run import Run
 
 Format = Literal["table", "csv", "json", "parquet"]
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet compute
 
 
 def ask(runs: Mapping[str, Run], sql: str) -> pa.Table:
@@ -33,10 +33,15 @@ def written(table: pa.Table, form: Format) -> bytes:
     if form == "csv":
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(table.column_names)
-        writer.writerows(row.values() for row in table.to_pylist())
+        writer.writerow(map(_inert, table.column_names))
+        writer.writerows(map(_inert, row.values()) for row in table.to_pylist())
         return text.getvalue().encode()
-    return (json.dumps(table.to_pylist(), indent=2, default=str, ensure_ascii=False) + "\n").encode()
+    return (tables.as_json(table.to_pylist()) + "\n").encode()
+
+
+def _inert(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: a file may be called `=HYPERLINK(...)`. Numbers stay numbers."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def print_table(table: pa.Table) -> None:

@@ -1,32 +1,36 @@
 """A run as a Ray job on a cluster, through the Jobs HTTP address: submit, follow, ask, cancel. Needs no torch."""
 
 import json
-import os
+import logging
 import shlex
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jobs.address import AddressError, SilentError, check_address, headers, reach, speaking
+from jobs.datasets import is_name
+from jobs.places import is_remote
 from jobs.progress import Snapshot
 from jobs.spec import RunSpec
 
 UPLOAD_LIMIT_BYTES = 100 * 2**20  # what the dashboard takes; its own messages speak of 512 MB
-SHIPPED = ("attribution", "commands", "jobs", "storage")  # and cli.py: what a run needs, and no data
+SHIPPED = ("attribution", "commands", "jobs", "storage")  # what a run needs, and no data
 STOP_WAIT_S = 30  # from SIGTERM to SIGKILL: commits in progress are finished in it
 POLL_S = 2.0
+LOST_S = 120.0  # a port-forward that broke is soon there again, and the job does not need us
+CHATTY = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)  # a line for each package sent
 TERMINAL = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
-
-
-class AddressError(ValueError):
-    """No Ray Jobs at this address; the message says why and what to give."""
 
 
 def entrypoint(spec: RunSpec, *, is_shipped: bool = False) -> str:
     """The command that a Ray job runs: the same submit, which finds itself inside a job."""
     chosen = {name: value for name, value in spec.to_json().items() if value is not None}
-    program = "python cli.py" if is_shipped else "ascribe"
+    program = "python -P -m commands" if is_shipped else "ascribe"
     return f"{program} submit --spec {shlex.quote(json.dumps(chosen))}"
 
 
@@ -45,11 +49,14 @@ class Jobs:
 
     def __init__(self, address: str) -> None:
         check_address(address)
+        reach(address)
         from ray.job_submission import JobSubmissionClient
 
-        self.address = address
+        self.address = address.rstrip("/")
         with speaking(address):
-            self._client = JobSubmissionClient(address)
+            self._client = JobSubmissionClient(address, headers=headers())
+        for logger in CHATTY:
+            logging.getLogger(logger).setLevel(logging.ERROR)
 
     def submit(self, spec: RunSpec, *, ship_code: bool = False) -> str:
         """Start a job and return its submission id: `<run>-<attempt>`, so that a repeated submit is a new attempt."""
@@ -57,6 +64,7 @@ class Jobs:
             raise AddressError(
                 "a cluster run needs --output, a place that its machines and you can reach (s3://bucket/run)"
             )
+        spec = from_here(spec)
         run = spec.request_id()
         runtime_env: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}}
         if ship_code:
@@ -74,6 +82,7 @@ class Jobs:
         return submission_id
 
     def status(self, submission_id: str) -> dict[str, Any]:
+        """Ray's word on a job, with its metadata."""
         with speaking(self.address):
             job = self._client.get_job_info(submission_id)
         return {
@@ -101,56 +110,36 @@ class Jobs:
         with speaking(self.address):
             return bool(self._client.stop_job(submission_id))
 
+    def progress(self, submission_id: str) -> Snapshot | None:
+        """The driver's newest line about it; None before the first."""
+        lines = reversed(self.logs(submission_id).splitlines())
+        return next((snapshot for line in lines if (snapshot := Snapshot.from_line(line))), None)
+
     def follow(self, submission_id: str, show: Callable[[Snapshot], None]) -> dict[str, Any]:
-        """Show progress from the driver's lines until the job has ended, and return its last status."""
+        """Show progress until the job has ended, and return its last status. A connection that is lost is waited for."""
+        lost_at = None
         while True:
-            status = self.status(submission_id)
-            for line in reversed(self.logs(submission_id).splitlines()):
-                if snapshot := Snapshot.from_line(line):
+            try:
+                status = self.status(submission_id)
+                if snapshot := self.progress(submission_id):
                     show(snapshot)
-                    break
-            if status["state"] in TERMINAL:
-                return status
+                if status["state"] in TERMINAL:
+                    return status
+                lost_at = None
+            except SilentError:
+                lost_at = lost_at or time.monotonic()
+                if time.monotonic() - lost_at > LOST_S:
+                    raise
             time.sleep(POLL_S)
 
 
-def address_from_environment() -> str | None:
-    """RAY_ADDRESS, unless this process is itself inside a Ray job, where it names the cluster to join."""
-    return None if is_inside_job() else os.environ.get("RAY_ADDRESS") or None
-
-
-def is_inside_job() -> bool:
-    """Whether this process is the entrypoint of a Ray job: it then works on that job's cluster."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-
-
-def check_address(address: str) -> None:
-    if not address.startswith(("http://", "https://")):
-        host = address.removeprefix("ray://").split(":", maxsplit=1)[0] or "HEAD"
-        raise AddressError(
-            f"address {address!r} is not of Ray's Jobs API; give its dashboard, as in http://{host}:8265"
-        )
-
-
-@contextmanager
-def speaking(address: str) -> Iterator[None]:
-    """Ray's client answers with tracebacks of the server; one line says what it comes to."""
-    from ray.exceptions import AuthenticationError
-
-    needs_token = f"{address} asks for a token (401, 403): set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's"
-    try:
-        yield
-    except AuthenticationError as error:  # its client sees some refusals itself
-        raise AddressError(needs_token) from error
-    except ConnectionError as error:
-        raise AddressError(f"nothing answers at {address}: is the cluster up, and the port forwarded?") from error
-    except RuntimeError as error:
-        text = str(error)
-        if "401" in text or "nauthorized" in text or "uthentication" in text:
-            raise AddressError(needs_token) from error
-        if "does not exist" in text or "404" in text:
-            raise AddressError(f"{address} knows no such job (see: cli.py list --address {address})") from error
-        raise AddressError(f"{address}: {text.strip().splitlines()[-1][:300]}") from error
+def from_here(spec: RunSpec) -> RunSpec:
+    """Relative places mean the folder that the user is in; a job runs in another."""
+    places = {"output": spec.output, "data_root": spec.data_root}
+    if spec.data_root is None and not is_name(spec.dataset) and Path(spec.dataset).exists():
+        places["dataset"] = spec.dataset
+    whole = {name: str(Path(place).absolute()) for name, place in places.items() if place and not is_remote(place)}
+    return spec.assigned(whole)
 
 
 def next_attempt(run: str, submission_ids: list[str]) -> int:
@@ -159,7 +148,10 @@ def next_attempt(run: str, submission_ids: list[str]) -> int:
 
 
 def shipped_code() -> dict[str, Any]:
-    """The packages and cli.py from where this code lies, checked against the upload limit before anything is sent."""
+    """The packages from where this code lies, checked against the upload limit before anything is sent.
+
+    As modules and not as a working_dir, which Ray removes and unpacks again under running workers (docs/decisions/ship-code.md).
+    """
     root = Path(__file__).resolve().parent.parent
     if not (root / "cli.py").is_file():
         raise AddressError(
@@ -176,6 +168,4 @@ def shipped_code() -> dict[str, Any]:
         raise AddressError(
             f"--ship-code would send {size / 2**20:.0f} MiB, more than the {UPLOAD_LIMIT_BYTES // 2**20} MiB taken"
         )
-    kept = {*SHIPPED, "cli.py"}
-    others = sorted(f"/{path.name}" for path in root.iterdir() if path.name not in kept)
-    return {"working_dir": str(root), "excludes": [*others, "__pycache__"]}
+    return {"py_modules": [str(root / name) for name in SHIPPED], "excludes": ["__pycache__"]}

@@ -1,5 +1,6 @@
 """Doing a run where this process is: on a Ray of its own, or on the cluster whose job this is."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -8,11 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 import ray
 import torch
 
+from jobs.address import is_inside_job
 from jobs.cluster import choose_on_cluster
 from jobs.driver import Driver, Ending, Watch
 from jobs.holding import hold
@@ -20,7 +23,6 @@ from jobs.overview import log_path
 from jobs.planning import Device
 from jobs.precision import choose_here
 from jobs.progress import Bar, Display, Lines, Snapshot
-from jobs.remote import is_inside_job
 from jobs.runs import open_or_create
 from jobs.spec import RunSpec
 from storage.run import Run
@@ -60,7 +62,7 @@ def submit_here(spec: RunSpec, options: Options) -> Submitted:
             choose=choose_on_cluster if inside else choose_here,
         )
         options.say(f"run {run.spec['run_id']}: {run.image_count} images in {run.unit_count} shards, in {run.uri}")
-        stack.enter_context(log_file(run.uri))
+        stack.enter_context(logged(run.uri, inside=inside))
         held = stack.enter_context(
             hold(run, dashboard=dashboard, take_over=options.take_over, say=options.say, stop=stop)
         )
@@ -111,7 +113,10 @@ def local_ray(*, dashboard: bool = True) -> Iterator[str]:
 @contextmanager
 def ray_of_job() -> Iterator[str]:
     """The cluster whose job this process is; yields the place of its dashboard."""
-    context = ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    # Workers search the driver's folder for modules before all else: it shall be where our own code lies, and not whichever
+    # folder Ray was started in, where a `storage` or `jobs` of someone else's may lie.
+    with contextlib.chdir(Path(__file__).parents[1]):
+        context = ray.init(log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield context.dashboard_url or ""
     finally:
@@ -139,23 +144,27 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
 
 
 @contextmanager
-def log_file(uri: str) -> Iterator[None]:
-    """A line per shard and per event: beside the run where that is a folder, into the job's log where it is not."""
-    root = logging.getLogger("jobs")
+def logged(uri: str, *, inside: bool) -> Iterator[None]:
+    """A line per shard and per event: beside the run where that is a folder, and in a job's own log, which the dashboard shows."""
     path = log_path(uri)
-    handler = logging.StreamHandler() if path is None else logging.FileHandler(path)
-    handler.setFormatter(FieldsFormatter())
+    handlers: list[logging.Handler] = [] if path is None else [logging.FileHandler(path)]
+    if inside or path is None:
+        handlers.append(logging.StreamHandler())
+    root = logging.getLogger("jobs")
     level, propagate = root.level, root.propagate
-    root.addHandler(handler)
+    for handler in handlers:
+        handler.setFormatter(FieldsFormatter())
+        root.addHandler(handler)
     root.setLevel(logging.INFO)
     root.propagate = False
     try:
         yield
     finally:
-        root.removeHandler(handler)
         root.setLevel(level)
         root.propagate = propagate
-        handler.close()
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
 
 
 class FieldsFormatter(logging.Formatter):

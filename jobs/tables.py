@@ -7,11 +7,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from jobs.terminal import replaced, visible
+
 WIDEST_CELL = 60
 
 
 def as_json(value: Any) -> str:
-    return json.dumps(value, indent=2, default=str, ensure_ascii=False)
+    """For programs, and yet nothing in it that a terminal would obey: JSON has escapes of its own for that."""
+    text = json.dumps(value, indent=2, default=str, ensure_ascii=False)
+    return replaced(text, lambda each: json.dumps(each)[1:-1])
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
@@ -20,7 +24,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in names:
         is_number = any(isinstance(row.get(name), int | float) for row in rows)
-        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+        table.add_column(plain(name), justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(plain(row.get(name)) for name in names))
     console().print(table)
@@ -29,7 +33,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None 
 def print_fields(fields: Mapping[str, Any]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in fields.items():
-        table.add_row(name, plain(value))
+        table.add_row(plain(name), plain(value))
     console().print(table)
 
 
@@ -47,7 +51,7 @@ def plain(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
         return ", ".join(plain(each) for each in value)
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(value))
+    return visible(str(value)).translate({9: r"\x09", 10: r"\x0a"})
 
 
 def size(count: float | None) -> str:

@@ -32,6 +32,8 @@ def test_a_sentence_says_it_to_people():
 
 def test_other_lines_are_no_snapshots():
     assert Snapshot.from_line("2026-01-01 shard committed shard=3") is None
+    assert Snapshot.from_line(Snapshot(images=3, done=1, failed=0).line()[:-9]) is None  # not yet whole
+    assert Snapshot.from_line('ASCRIBE_PROGRESS {"images": 3}') is None
 
 
 def test_the_rate_looks_back_a_minute():

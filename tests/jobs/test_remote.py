@@ -1,19 +1,14 @@
-"""Promise: what goes to a cluster is the spec and nothing else, and a wrong address costs one line."""
+"""Promise: what goes to a cluster is the spec and nothing else, and a job is followed to its end, through lost connections."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 
-from jobs.remote import (
-    AddressError,
-    Jobs,
-    address_from_environment,
-    check_address,
-    entrypoint,
-    next_attempt,
-    shipped_code,
-    speaking,
-)
+from jobs import remote
+from jobs.address import AddressError, SilentError
+from jobs.progress import Snapshot
+from jobs.remote import Jobs, entrypoint, from_here, next_attempt, shipped_code
 from jobs.spec import RunSpec, read_document
 
 SPEC = RunSpec(
@@ -29,32 +24,20 @@ def test_the_entrypoint_carries_the_spec_through_a_shell():
     words = shlex.split(entrypoint(SPEC))
     assert words[:3] == ["ascribe", "submit", "--spec"]
     assert RunSpec.from_json(read_document(words[3])) == SPEC
-    assert shlex.split(entrypoint(SPEC, is_shipped=True))[:2] == ["python", "cli.py"]
+    assert shlex.split(entrypoint(SPEC, is_shipped=True))[:4] == ["python", "-P", "-m", "commands"]
 
 
-@pytest.mark.parametrize("address", ["ray://head:10001", "head:6379", "auto"])
-def test_addresses_of_another_kind_are_refused_with_the_right_one(address):
-    with pytest.raises(AddressError, match=r"http://(head|auto):8265"):
-        check_address(address)
-
-
-def test_nobody_there_is_one_line():
-    with pytest.raises(AddressError, match=r"nothing answers at http://127\.0\.0\.1:9"):
-        Jobs("http://127.0.0.1:9")
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        ("Request failed with status code 401: Unauthorized", "RAY_AUTH_TOKEN"),
-        ("Request failed with status code 404: job x does not exist", "knows no such job"),
-        ("Traceback\n  File x\nValueError: odd", "ValueError: odd"),
-    ],
-)
-def test_what_the_server_says_becomes_one_line(answer, message):
-    with pytest.raises(AddressError, match=message) as raised, speaking("http://head:8265"):
-        raise RuntimeError(answer)
-    assert "\n" not in str(raised.value)
+def test_relative_places_are_the_users_own(tmp_path, monkeypatch):
+    """A cluster that shares the user's file system works in another folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "sample").mkdir()
+    spec = RunSpec(dataset="photos", methods=("saliency",), model="resnet50", output="runs/a")
+    sent = from_here(spec)
+    assert (sent.dataset, sent.output) == (str(tmp_path / "photos"), str(tmp_path / "runs/a"))
+    for dataset in ("sample", "s3://bucket/photos", "not/here"):
+        assert from_here(spec.assigned({"dataset": dataset})).dataset == dataset
+    assert from_here(SPEC) == SPEC
 
 
 def test_a_repeated_submit_is_the_next_attempt():
@@ -62,21 +45,59 @@ def test_a_repeated_submit_is_the_next_attempt():
     assert next_attempt("run-1a", ["run-1a-1", "run-1a-12", "run-1a-x", "run-2b-99"]) == 13
 
 
-def test_inside_a_job_the_environments_address_names_the_cluster_to_join(monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
-    assert address_from_environment() == "http://head:8265"
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert address_from_environment() is None
-
-
-def test_shipped_code_is_small_and_leaves_everything_else_at_home():
+def test_shipped_code_is_the_packages_and_nothing_else():
+    """Whatever else lies in the checkout (runs, data, tests, .git) stays at home."""
     shipped = shipped_code()
-    assert {"/tests", "/README.md", "/.git"} <= set(shipped["excludes"])
-    assert not {"/jobs", "/storage", "/attribution", "/commands", "/cli.py"} & set(shipped["excludes"])
+    assert {Path(module).name for module in shipped["py_modules"]} == {"attribution", "commands", "jobs", "storage"}
+    assert all(Path(module, "__init__.py").is_file() for module in shipped["py_modules"])
 
 
-def test_refusal_that_the_client_sees_itself_is_told_like_any_other():
-    from ray.exceptions import AuthenticationError
+def test_more_than_a_cluster_takes_is_refused_before_anything_is_sent(monkeypatch):
+    monkeypatch.setattr(remote, "UPLOAD_LIMIT_BYTES", 1000)
+    with pytest.raises(AddressError, match="--ship-code would send"):
+        shipped_code()
 
-    with pytest.raises(AddressError, match="RAY_AUTH_TOKEN"), speaking("http://head:8265"):
-        raise AuthenticationError("Token authentication is enabled")
+
+class Story(Jobs):
+    """A cluster that answers as it is told: an error is a connection that breaks."""
+
+    def __init__(self, *answers):
+        self._answers = list(answers)
+
+    def status(self, submission_id):
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        state, self._done = answer
+        return {"id": submission_id, "state": state}
+
+    def logs(self, _):
+        whole = Snapshot(images=4, done=self._done, failed=0).line()
+        return f"a line\n{whole}\n{whole[: len(whole) // 2]}"  # the last line is still being written
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(remote.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(remote.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    return now
+
+
+def test_a_job_is_followed_through_a_broken_connection(clock):
+    shown = []
+    jobs = Story(("PENDING", 0), SilentError("gone"), ("RUNNING", 2), SilentError("gone"), ("SUCCEEDED", 4))
+    assert jobs.follow("run-1", lambda seen: shown.append(seen.done)) == {"id": "run-1", "state": "SUCCEEDED"}
+    assert shown == [0, 2, 4]
+
+
+def test_a_cluster_that_stays_away_is_not_waited_for_without_end(clock):
+    jobs = Story(("RUNNING", 1), *[SilentError("nothing answers")] * 1000)
+    with pytest.raises(SilentError):
+        jobs.follow("run-1", lambda _: None)
+    assert remote.LOST_S <= clock[0] <= remote.LOST_S + 10
+
+
+def test_another_error_is_not_waited_for(clock):
+    with pytest.raises(AddressError, match="no such job"):
+        Story(AddressError("no such job")).follow("run-1", lambda _: None)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
 TOKEN = "a-token-for-tests-of-32-characters"
-RAY = [sys.executable, "-c", "import sys; from ray.scripts.scripts import main; sys.argv[0] = 'ray'; main()"]
+RAY = "import sys; from ray.scripts.scripts import main; sys.argv[0] = 'ray'; main()"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def two_nodes(**variables: str) -> Iterator[Cluster]:
+def two_nodes(python: str | Path = sys.executable, **variables: str) -> Iterator[Cluster]:
     folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray puts sockets below it, whose paths end at 107 characters
     install(Path(folder, "bin"))
     gcs, client, dashboard, agent_0, agent_1, metrics_0, metrics_1 = free_ports(7)
@@ -96,7 +96,7 @@ def two_nodes(**variables: str) -> Iterator[Cluster]:
             with Path(folder, f"node-{len(nodes)}.log").open("w") as log:
                 nodes.append(
                     subprocess.Popen(
-                        [*RAY, "start", *common, *ports, *extra],
+                        [python, "-c", RAY, "start", *common, *ports, *extra],
                         env=environment,
                         stdout=log,
                         stderr=subprocess.STDOUT,
