@@ -20,7 +20,8 @@ class Case:
     open_probes: int = 0
     found: int = 0  # culprits of this round
     culprits: dict[int, Culprit] = field(default_factory=dict)
-    probe_faults: dict[int, int] = field(default_factory=dict)  # by a probe's first image
+    # By a probe's first image, and whether they were free: a probe that went with its machine proves nothing.
+    probe_faults: dict[tuple[int, bool], int] = field(default_factory=dict)
     is_suspect: bool = False
 
     def history(self) -> History:
@@ -84,13 +85,13 @@ class Cases:
                 self.hopeless = reason
 
     def _judge_probe(self, case: Case, piece: Piece, fault: Fault, rows: range, limits: Limits) -> Iterator[Due]:
-        first = piece.rows[0]
-        faults = case.probe_faults[first] = case.probe_faults.get(first, 0) + 1
+        first, is_free = piece.rows[0], fault.kind in {"store", "lost"}
+        faults = case.probe_faults[first, is_free] = case.probe_faults.get((first, is_free), 0) + 1
         match decide_probe(fault, faults, len(piece.rows), limits):
             case Again(after_s):
                 yield after_s, piece
             case Split():
-                case.probe_faults[first] = 0
+                case.probe_faults[first, is_free] = 0
                 case.open_probes -= 1
                 yield from self._probe_halves(case, piece)
             case _:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import ray
 from ray.exceptions import (
+    ActorUnavailableError,
     GetTimeoutError,
     ObjectLostError,
     OwnerDiedError,
@@ -16,10 +16,9 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from jobs.decoding import ShardImages, decode_piece
+from jobs.decoding import decode
 from jobs.places import AwayError
 from jobs.precision import Choice, choose_here
-from jobs.preprocessing import Preprocessing
 from jobs.retry import Fault
 from jobs.spec import RunSpec
 from jobs.worker import Worker, one_line
@@ -70,19 +69,6 @@ def room(spec: RunSpec, resources: dict[str, float], shards: int) -> Room:
         ahead=GPU_DECODES if gpus_each > 0 else 0,
         queue_depth=GPU_QUEUE_DEPTH if gpus_each > 0 else 2,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeReport:
-    """The small answer of a decode task; the pixels stay where they are."""
-
-    images: int
-    seconds: float
-
-
-def decode(index_rows: pa.Table, preprocessing: Preprocessing) -> tuple[ShardImages, DecodeReport]:
-    images = decode_piece(index_rows, preprocessing)
-    return images, DecodeReport(len(images), images.seconds)
 
 
 def decode_task(cpus: float) -> Any:
@@ -139,6 +125,13 @@ def collect(ref: Any) -> Any:
 def is_worker_loss(error: Exception) -> bool:
     """Died, or unavailable, when the call may or may not have run: either way another worker takes over."""
     return isinstance(error, RayActorError)
+
+
+def is_innocent(error: Exception) -> bool:
+    """Whether a worker went through no doing of its own: it can't be reached for now, or its whole machine is gone."""
+    if isinstance(error, ActorUnavailableError):
+        return True
+    return isinstance(error, RayActorError) and (error.preempted or "node has died" in str(error))
 
 
 def decode_fault(error: Exception) -> Fault:

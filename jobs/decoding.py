@@ -26,6 +26,20 @@ class ShardImages:
         return len(self.rows)
 
 
+@dataclass(frozen=True, slots=True)
+class DecodeReport:
+    """The small answer of a decode task; the pixels stay where they are."""
+
+    images: int
+    seconds: float
+
+
+def decode(index_rows: pa.Table, preprocessing: Preprocessing) -> tuple[ShardImages, DecodeReport]:
+    """The task: here and not beside the workers, so that a process that only decodes never loads torch."""
+    images = decode_piece(index_rows, preprocessing)
+    return images, DecodeReport(len(images), images.seconds)
+
+
 def decode_piece(index_rows: pa.Table, preprocessing: Preprocessing) -> ShardImages:
     """Read and decode some rows of the index."""
     started = time.perf_counter()

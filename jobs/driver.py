@@ -9,20 +9,22 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import ray
+from ray.exceptions import ActorUnavailableError
 
 from jobs import schedule
 from jobs.cluster import (
-    DecodeReport,
     Handle,
     Room,
     collect,
     decode_fault,
     decode_task,
+    is_innocent,
     is_worker_loss,
     ready,
     room,
     told,
 )
+from jobs.decoding import DecodeReport
 from jobs.doubts import ENOUGH, doubt
 from jobs.events import (
     Abort,
@@ -207,7 +209,7 @@ class Driver:
 
     def _hear_ready(self, about: _Asked, answer: Any) -> None:
         if isinstance(answer, Exception):
-            self._lose(about, told(answer))
+            self._lose(about, told(answer), is_innocent=is_innocent(answer))
             return
         logger.info("worker ready", extra={"slot": about.slot, "generation": about.generation, **answer})
         self._tell(WorkerReady(about.slot, about.generation))
@@ -217,8 +219,8 @@ class Driver:
             self._hands.reports[about.slot] = answer
             if answer.ticket is not None:
                 self._tell(Started(answer.ticket))
-        elif is_worker_loss(answer):
-            self._lose(about, told(answer))
+        elif is_worker_loss(answer) and not isinstance(answer, ActorUnavailableError):  # that one is asked again
+            self._lose(about, told(answer), is_innocent=is_innocent(answer))
 
     def _hear_decode(self, about: _Asked, answer: Any) -> None:
         if isinstance(answer, DecodeReport):
@@ -242,7 +244,7 @@ class Driver:
             self._metric("ascribe_shards_failed", 1)
             self._tell(Faulted(about.ticket, fault))
         elif is_worker_loss(answer):
-            self._lose(about, told(answer))
+            self._lose(about, told(answer), is_innocent=is_innocent(answer))
         else:  # its pixels were lost on the way, or came with an error
             self._tell(Faulted(about.ticket, decode_fault(answer)))
 
@@ -279,11 +281,11 @@ class Driver:
             self._watch.warn(warning)
         self._doubted = len(self._labels) >= ENOUGH
 
-    def _lose(self, about: _Asked, error: str) -> None:
+    def _lose(self, about: _Asked, error: str, *, is_innocent: bool = False) -> None:
         """A worker is gone; said once, however many of its answers are missing."""
         if self._bury(about.slot, about.generation):
             logger.warning("worker lost", extra={"slot": about.slot, "generation": about.generation, "error": error})
-            self._tell(WorkerLost(about.slot, about.generation, error))
+            self._tell(WorkerLost(about.slot, about.generation, error, is_innocent))
 
     def _bury(self, slot: int, generation: int) -> bool:
         holder = self._hands.workers.get(slot)

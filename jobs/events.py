@@ -38,6 +38,7 @@ class WorkerLost:
     slot: int
     generation: int
     error: str
+    is_innocent: bool = False  # it went with its machine, or can't be reached: no shard did it
 
 
 @dataclass(frozen=True, slots=True)

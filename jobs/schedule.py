@@ -40,9 +40,9 @@ def observe(state: State, event: Event, now: float) -> None:
         case WorkerReady(slot, generation):
             if (place := _place(state, slot, generation)) and place.phase == "starting":
                 place.phase = "ready"
-        case WorkerLost(slot, generation, error):
+        case WorkerLost(slot, generation, error, is_innocent):
             if place := _place(state, slot, generation):
-                _lose(state, place, Fault("died", "attribute", error))
+                _lose(state, place, Fault("lost" if is_innocent else "died", "attribute", error))
         case Decoded(ticket):
             if (flight := state.flights.get(ticket)) and flight.phase == "decoding":
                 state.decode_seconds.append(state.now - flight.since)
@@ -113,7 +113,8 @@ def _lose(state: State, place: Slot, fault: Fault) -> None:
     for ticket in reversed(tickets):  # requeued at the front, so the first one comes first again
         if (flight := _land(state, ticket)) is None:
             continue
-        state.cases.suspect(flight.piece)
+        if fault.kind != "lost":
+            state.cases.suspect(flight.piece)
         if ticket == blamed:
             _judge(state, flight.piece, fault)
         elif not _has_twin(state, flight.piece):

@@ -29,6 +29,7 @@ class World:
     state: schedule.State
     rng: random.Random
     chaos: int = 0
+    kinds: tuple = ("die", "node", "store", "lost", "start", "hang")
     killers: frozenset = frozenset()
     raisers: frozenset = frozenset()
     undecodable: frozenset = frozenset()
@@ -101,7 +102,7 @@ class World:
         if not piece.is_probe:
             self.store.setdefault(piece.unit, (tuple(piece.rows), tuple(c.image for c in piece.culprits)))
 
-    def bury(self, slot, tell=True):
+    def bury(self, slot, tell=True, is_innocent=False):
         generation = self.alive.pop(slot)
         held = [item for item in self.todo if isinstance(item, Attribute) and item.slot == slot]
         self.todo = [item for item in self.todo if item not in held]
@@ -111,11 +112,10 @@ class World:
                 if self.rng.random() < 0.5 and not item.piece.is_probe:
                     self.tell(Finished(item.ticket, item.piece, len(item.piece.culprits)))
         if tell:
-            self.tell(WorkerLost(slot, generation, "killed"))
+            self.tell(WorkerLost(slot, generation, "killed", is_innocent=is_innocent))
 
     def accident(self):
-        kinds = ["die", "store", "lost", "start", "hang"]
-        kind = self.rng.choice(kinds)
+        kind = self.rng.choice(self.kinds)
         picked = {
             "store": [item for item in self.todo if isinstance(item, Attribute)],
             "lost": [item for item in self.todo if isinstance(item, Attribute)],
@@ -124,6 +124,8 @@ class World:
         }.get(kind)
         if kind == "die" and self.alive:
             self.bury(self.rng.choice(sorted(self.alive)))
+        elif kind == "node" and self.alive:
+            self.bury(self.rng.choice(sorted(self.alive)), is_innocent=True)
         elif picked:
             item = self.rng.choice(picked)
             self.todo.remove(item)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, OutOfMemoryError, WorkerCrashedError
 
-from jobs.cluster import MOST_WINDOW_BYTES, decode_fault, is_worker_loss, room, told
+from jobs.cluster import MOST_WINDOW_BYTES, decode_fault, is_innocent, is_worker_loss, room, told
 from jobs.places import AwayError
 from jobs.spec import RunSpec
 
@@ -81,6 +81,15 @@ def test_dead_and_unavailable_workers_are_lost(error):
     assert is_worker_loss(error)
     assert told(error).startswith("the worker died: ")
     assert "\n" not in told(error)
+
+
+def test_a_worker_that_went_with_its_machine_or_is_out_of_reach_is_innocent():
+    assert is_innocent(ActorUnavailableError("may or may not have run", None))
+    died = ActorDiedError()
+    assert not is_innocent(died)
+    died.error_msg = "The actor died because its node has died. Node Id: 1f"
+    assert is_innocent(died)
+    assert not is_innocent(ValueError("node has died"))
 
 
 def test_an_error_of_a_task_is_no_lost_worker():

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs import schedule
+from jobs.cases import Case, Cases
 from jobs.events import (
     Abort,
     Attribute,
@@ -24,7 +25,7 @@ from jobs.events import (
     WorkerLost,
     WorkerReady,
 )
-from jobs.retry import Fault
+from jobs.retry import Fault, Limits
 from jobs.schedule import Policy
 from tests.jobs.simulation import World
 
@@ -80,6 +81,15 @@ def test_every_image_ends_exactly_once(seed, images, length, workers, window_ima
 def test_only_the_culprits_are_quarantined(seed, harmful, chaos):
     """One accident beside the harmful images convicts nobody else."""
     w = world(seed, killers=frozenset(harmful), chaos=chaos)
+    assert w.run() == Finish()
+    assert account(w, 40) == harmful
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), harmful=st.sets(st.integers(0, 39), max_size=2), chaos=st.integers(0, 9))
+def test_machines_that_go_and_objects_that_get_lost_convict_nobody(seed, harmful, chaos):
+    """However often it hits, within the number of free losses; the culprits are found all the same."""
+    w = world(seed, killers=frozenset(harmful), chaos=chaos, kinds=("node", "lost"))
     assert w.run() == Finish()
     assert account(w, 40) == harmful
 
@@ -177,12 +187,34 @@ def test_only_the_running_shard_is_charged_when_a_worker_dies():
     assert (cases[first.piece.unit].charges, cases[second.piece.unit].charges) == (1, 0)
 
 
+def test_no_shard_is_charged_when_a_worker_goes_with_its_machine():
+    hand = Hand()
+    first, second = [a for a in hand.start(0, 1) if a.slot == 0]
+    hand.tell(WorkerLost(0, 0, "the node has died", is_innocent=True))
+    cases = hand.state.cases
+    assert [cases.open[unit].charges for unit in cases.open] == [0]
+    assert not any(cases.is_suspect(a.piece) for a in (first, second))  # they need not run alone
+
+
 def test_the_worker_may_say_which_shard_it_computes():
     hand = Hand()
     first, second = [a for a in hand.start(0, 1) if a.slot == 0]
     hand.tell(Started(second.ticket), WorkerLost(0, 0, "SIGKILL"))
     cases = hand.state.cases.open
     assert (cases[first.piece.unit].charges, cases[second.piece.unit].charges) == (0, 1)
+
+
+def test_a_probe_that_went_with_its_machine_proves_nothing():
+    """Only two deaths of its own convict an image, however many machines went in between."""
+    cases, limits = Cases(), Limits()
+    probe = Piece(unit=0, rows=(2,), is_probe=True)
+    cases.open[0] = case = Case(open_probes=1)
+    for kind in ("lost", "died", "lost", "store"):
+        [(_, again)] = cases.judge(probe, Fault(kind, "attribute", "gone"), range(4), limits, has_twin=False)
+        assert again == probe
+    [(_, rest)] = cases.judge(probe, Fault("died", "attribute", "gone"), range(4), limits, has_twin=False)
+    assert list(case.culprits) == [2]
+    assert rest.rows == [0, 1, 3]
 
 
 def test_suspects_run_alone():
