@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import pyarrow as pa
 import ray
 from ray.exceptions import ActorUnavailableError
 
@@ -126,7 +125,6 @@ class Driver:
         units = self._run.pending() if units is None else units
         self._room = room(self._spec, ray.cluster_resources(), len(units))
         self._decode = decode_task(self._room.decode_cpus)
-        self._index = self._run.index
         progress = self._run.progress()
         self._before_failed = progress.failed
         self._rate, self._resized_at, self._looked_at = Rate(), time.monotonic(), 0.0
@@ -178,15 +176,14 @@ class Driver:
                 logger.warning("worker stopped", extra={"slot": slot, "generation": generation, "reason": reason})
                 self._bury(slot, generation)
             case Decode(ticket, piece):
-                rows = self._index.take(
-                    pa.array(piece.rows, pa.int64())
-                )  # a copy: a slice would travel with the whole index
+                rows = self._run.index_rows(piece.rows)
                 pixels, report = self._decode.remote(rows, self._preprocessing)
                 hands.pixels[ticket] = pixels
                 hands.asked[report] = _Asked("decode", ticket)
             case Attribute(ticket, slot, generation, piece):
                 _, handle = hands.workers[slot]
-                keys = {c.image: self._index["key"][c.image].as_py() for c in piece.culprits}
+                images = [culprit.image for culprit in piece.culprits]
+                keys = dict(zip(images, self._run.index_rows(images)["key"].to_pylist(), strict=True))
                 ref = handle.call("attribute", ticket, piece, keys, hands.pixels.pop(ticket))
                 hands.asked[ref] = _Asked("attribute", ticket, slot, generation, piece)
             case Drop(ticket):

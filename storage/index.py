@@ -18,6 +18,7 @@ from storage.objects import Objects
 from storage.summaries import from_parquet
 
 ROW_GROUP = 8192  # rows; a unit's rows cost one range request or two
+KEPT_GROUPS = 8  # about 10 MB
 
 
 def encode_index(index: pa.Table) -> bytes:
@@ -40,17 +41,30 @@ class Index:
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
+        self._groups: dict[int, pa.Table] = {}
 
     @cached_property
     def table(self) -> pa.Table:
         return from_parquet(self._objects.get(layout.INDEX))
 
-    def rows(self, wanted: range, columns: Sequence[str] = ("image", "key", "label")) -> pa.Table:
-        """Some columns of consecutive rows, without reading the rest."""
-        first, last = wanted.start // ROW_GROUP, (wanted.stop - 1) // ROW_GROUP
-        known = [name for name in columns if name in self._file.schema_arrow.names]
-        groups = self._file.read_row_groups(list(range(first, last + 1)), columns=known)
-        return groups.slice(wanted.start - first * ROW_GROUP, len(wanted))
+    def rows(self, wanted: Sequence[int]) -> pa.Table:
+        """Some rows in the order given, as a table of their own; the rest of the row groups they lie in is read and no more."""
+        if not len(wanted):
+            return self._file.schema_arrow.empty_table()
+        numbers = np.asarray(wanted, np.int64)
+        first, last = int(numbers.min()) // ROW_GROUP, int(numbers.max()) // ROW_GROUP
+        groups = pa.concat_tables([self._group(number) for number in range(first, last + 1)])
+        return groups.take(pa.array(numbers - first * ROW_GROUP)).combine_chunks()
+
+    def _group(self, number: int) -> pa.Table:
+        """A row group; the last few are kept, because units that follow one another share them."""
+        group = self._groups.get(number)
+        if group is None:
+            group = self._file.read_row_group(number)
+            if len(self._groups) >= KEPT_GROUPS:
+                self._groups.clear()
+            self._groups[number] = group
+        return group
 
     @cached_property
     def _file(self) -> pq.ParquetFile:

@@ -120,6 +120,10 @@ class Run:
     def index(self) -> pa.Table:
         return self._index.table
 
+    def index_rows(self, images: Sequence[int]) -> pa.Table:
+        """Some rows of the index in this order, without holding all of it."""
+        return self._index.rows(images)
+
     @property
     def image_count(self) -> int:
         return self.record.image_count

@@ -4,6 +4,7 @@ import pickle
 import warnings
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import xarray as xr
 
@@ -241,3 +242,6 @@ def test_an_index_longer_than_a_row_group_is_read_by_pieces(tmp_path, monkeypatc
     run = make_run(tmp_path / "run", image_count=100, shard_length=30, arrays=(CAM,))
     write_unit(run, 1)
     assert run.summary()["key"].to_pylist() == make_index(100)["key"].to_pylist()[30:60]
+    monkeypatch.setattr("storage.index.KEPT_GROUPS", 2)
+    for images in ([], [99], [40, 3, 31, 3], range(10, 70), [15, 16], [0, 99]):
+        assert run.index_rows(images).equals(make_index(100).take(pa.array(images, pa.int64())))
