@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ class Passes:
     """What the results of these passes can't promise, e.g. an operation that no rule covers."""
     graphs: Graphs | None = None
     """Where passes that come again are captured and replayed."""
+    compiled: Callable[..., Any] | None = None
+    """The model compiled, for passes that no hook looks into and no rule is lent to."""
     backward: Callable[[], AbstractContextManager[None]] = nullcontext
     """What plain gradients are taken under, e.g. a faster arithmetic; rules, which divide by small differences, are not."""
 

@@ -72,6 +72,40 @@ def prepare(
     return Prepared(prepared, tuple(done), tuple(refused))
 
 
+COMPILED_TOLERANCE = {
+    torch.float64: (1e-9, 1e-9),
+    torch.float32: (1e-4, 0.05),
+    torch.float16: (0.02, 0.4),
+    torch.bfloat16: (0.1, 1.0),
+}
+"""How far the output and its gradient may move when kernels are fused, relative to their norm: about what the arithmetic
+itself leaves open. Two layouts of the same float32 model differ by up to 0.007 in the gradient, which jumps where a rectifier
+flips; float16 and bfloat16 differ from float64 by 0.2 and 0.5 (benchmarks/precision.py). Another function moves by 1 or more."""
+
+
+def compiled(model: nn.Module, rows: Tensor, backend: str = "inductor") -> Callable[..., Any]:
+    """The model compiled for passes of these rows (n, C, H, W), forward and backward, verified against the model itself.
+
+    What a compiler can't take is its own error; a result that moves is a ModelError.
+    """
+    fast = torch.compile(model, dynamic=False, backend=backend)
+    with torch.no_grad():
+        moved = _relative(_weighted_sum(fast(rows)).double(), _weighted_sum(model(rows)).double())
+    bent = _relative(*(_slope(f, rows).double() for f in (fast, model)))
+    most_moved, most_bent = COMPILED_TOLERANCE[rows.dtype]
+    if not (moved <= most_moved and bent <= most_bent):
+        raise ModelError(f"compiling moves the output by {moved:.1e} and its gradient by {bent:.1e}")
+    forward: Callable[..., Any] = fast
+    return forward
+
+
+def _slope(model: Callable[..., Any], rows: Tensor) -> Tensor:
+    leaf = rows.detach().requires_grad_()
+    with torch.enable_grad():
+        score = _weighted_sum(model(leaf))
+    return torch.autograd.grad(score.sum(), leaf)[0]
+
+
 def channels_last(model: nn.Module) -> nn.Module:
     """Lay the weights out as convolutions read them fastest; activations follow."""
     for parameter in model.parameters():

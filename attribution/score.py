@@ -52,6 +52,10 @@ class Score:
         """What it depends on beside x and the target; None where arguments of the caller's come in too."""
         return None if self.arguments else (type(self), self.model, self.read, self.dtype)
 
+    def computed_by(self, model: Callable[..., Any] | None) -> Score:
+        """The same score by another form of the same model, where there is one."""
+        return self if model is None else replace(self, model=model)
+
     def aimed(self, target: Tensor | None) -> Score:
         """The same model explained at another target."""
         return replace(self, target=target)
@@ -84,6 +88,10 @@ class NeuronScore(Score):
         with Tap(self.place, ends=True) as tap:
             tap.run(lambda: self.output(x))
         return self.pick(tap.parts)
+
+    def computed_by(self, model: Callable[..., Any] | None) -> NeuronScore:  # noqa: ARG002  # hooks see the model as it is
+        """This score."""
+        return self
 
     @property
     def key(self) -> Hashable:

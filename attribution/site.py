@@ -85,6 +85,10 @@ class Site(ABC):
         """What its passes depend on beside x and the target; None where there is more to it, so that none is like another."""
         return None
 
+    def unobserved(self) -> Site:
+        """The site for a pass without rules: where nothing has to be seen inside the model, its compiled form will do."""
+        return self
+
     @abstractmethod
     def explaining(self, explained: Score) -> Site:
         """The same place, credited for another score."""
@@ -100,11 +104,12 @@ class Site(ABC):
     def _told(self, verb: Verb, x: Features, rows: Rows) -> Told:
         """One pass, replayed where it has been captured."""
         graphs, key, target = self.passes.graphs, self.key, self.explained.rows(rows).target
+        site = self.unobserved()
         if graphs is None or key is None or not isinstance(x, Tensor):
-            return verb(self, x, rows)
+            return verb(site, x, rows)
 
         def one_pass(x: Tensor, target: Tensor | None = None) -> Told:
-            return verb(self.explaining(self.explained.aimed(target)), x, ALL)
+            return verb(site.explaining(site.explained.aimed(target)), x, ALL)
 
         return graphs.run((verb, key), one_pass, x, *(() if target is None else (target,)))
 
@@ -133,6 +138,12 @@ class Input(Site):
     def key(self) -> Hashable:
         """The score's."""
         return self.explained.key and (Input, self.explained.key)
+
+    def unobserved(self) -> Input:
+        """By the compiled model."""
+        return (
+            self if self.passes.compiled is None else self.explaining(self.explained.computed_by(self.passes.compiled))
+        )
 
     def explaining(self, explained: Score) -> Input:
         """The images, credited for another score."""

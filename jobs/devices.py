@@ -1,6 +1,7 @@
 """Where and in what precision a worker computes, with everything that would make equal runs differ switched off."""
 
 import fcntl
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from attribution.prepare import Prepared, prepare
+from attribution.prepare import Prepared, compiled, prepare
 from attribution.question import Question
 from jobs.models import Loaded
+
+logger = logging.getLogger(__name__)
 
 ReadScore = Callable[[object], Tensor] | None
 
@@ -65,6 +68,20 @@ def prepare_model(
     example = torch.randn(1, 3, *loaded.preprocessing.crop, generator=generator).to(device)
     prepared = prepare(loaded.model.to(device), questions, example, score)
     return replace(prepared, model=prepared.model.to(dtype=DTYPES.get(precision)))
+
+
+def compile_model(
+    model: nn.Module, rows_per_pass: int, crop: tuple[int, int], backend: str = "inductor"
+) -> tuple[Callable[..., Any] | None, str]:
+    """The model compiled for the passes of a run, and what to record of it; None where it can't be or does not compute the same."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(rows_per_pass, 3, *crop, generator=generator).to(next(model.parameters()))
+    try:
+        return compiled(model, rows, backend), "compiled"
+    except Exception as error:  # noqa: BLE001  # compilers fail in ways of their own; the model as it is does as well
+        reason = str(error).strip().split("\n", 1)[0][:200]
+        logger.warning("model not compiled", extra={"reason": reason})
+        return None, f"not compiled: {type(error).__name__}: {reason}"
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def differences(asked: RunSpec, recorded: RunSpec, recorded_asked: dict[str, Any
     return told
 
 
-OPEN = {"precision", "shard_length", "rows_per_pass", "threads_per_worker"}
+OPEN = {"precision", "compile", "shard_length", "rows_per_pass", "threads_per_worker"}
 
 
 def machine() -> dict[str, str]:

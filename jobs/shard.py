@@ -40,6 +40,8 @@ class Inquiry:
     """(K, H, W, 3) uint8, what the baselines `reference` and `mean` draw from."""
     metrics: tuple[Metric, ...] = ()
     device: torch.device
+    compiled: Callable[..., object] | None = None
+    """The model compiled, where the run is worth it."""
     graphs: Graphs | None = None
     """On a GPU: the passes that shards have in common, captured."""
 
@@ -139,7 +141,13 @@ def explained(
     inquiry: Inquiry, images: ShardImages, arrival: Arrival, on_rows: Callable[[int], None] | None = None
 ) -> tuple[Explanation, Passes]:
     """The engine's answers, one after the other as they are taken, and the passes they are computed in."""
-    passes = Passes(inquiry.rows_per_pass, on_rows, graphs=inquiry.graphs, backward=backward_under(inquiry.precision))
+    passes = Passes(
+        inquiry.rows_per_pass,
+        on_rows,
+        graphs=inquiry.graphs,
+        backward=backward_under(inquiry.precision),
+        compiled=inquiry.compiled,
+    )
     explanation = explain(
         inquiry.model,
         to_device(inquiry, images, arrival),

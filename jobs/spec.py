@@ -51,6 +51,7 @@ class RunSpec:
     shard_length: int | None = None
     rows_per_pass: int | None = None
     threads_per_worker: int | None = None
+    compile: bool | None = None  # what a GPU computes input sites by; by default where a run is long enough
     trust_checkpoint: bool = False
     # What follows says where and how, and never changes a map.
     output: str | None = None

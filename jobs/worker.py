@@ -18,7 +18,7 @@ from attribution.metrics import parse_metric
 from attribution.question import parse
 from jobs import __version__
 from jobs.decoding import ShardImages
-from jobs.devices import one_at_a_time_per_machine, prepare_model, use_device
+from jobs.devices import compile_model, one_at_a_time_per_machine, prepare_model, use_device
 from jobs.events import Piece
 from jobs.lanes import Arrival, Lanes
 from jobs.metrics import Recorder, recorder
@@ -108,6 +108,11 @@ class Worker:
             )
         questions, score = tuple(parse(text) for text in spec.methods), load_score(spec)
         prepared = prepare_model(loaded, questions, spec.precision, device, score)
+        fast, told = None, []
+        if spec.compile:
+            crop = loaded.preprocessing.crop
+            fast, outcome = compile_model(prepared.model, spec.resolved("rows_per_pass"), crop)
+            told = [outcome]
         self._inquiry = Inquiry(
             model=prepared.model,
             questions=questions,
@@ -123,6 +128,7 @@ class Worker:
             metrics=tuple(parse_metric(text) for text in spec.metrics),
             references=self._references(record["identity"].get("references"), loaded.preprocessing),
             device=device,
+            compiled=fast,
             graphs=Graphs() if device.type == "cuda" else None,
         )
         self._lanes = Lanes(device)
@@ -133,7 +139,7 @@ class Worker:
         self._marks = {
             "device": f"{device.type} {name}".strip(),
             "node": platform.node(),
-            "prepared": [*prepared.done, *(f"not {reason}" for reason in prepared.refused)],
+            "prepared": [*prepared.done, *(f"not {reason}" for reason in prepared.refused), *told],
             "versions": versions(),
         }
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")

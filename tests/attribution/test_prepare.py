@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from attribution.errors import ModelError
 from attribution.explain import Images, explain, resolve
-from attribution.prepare import convolutions_before_norms, difference, prepare
+from attribution.passes import Passes
+from attribution.prepare import compiled, convolutions_before_norms, difference, prepare
 from attribution.question import parse
 
 
@@ -115,3 +117,37 @@ def test_methods_that_lend_rules_get_the_functions_as_they_are_written(model, x,
     asked = questions(model, x, "saliency")
     monkeypatch.setattr(type(asked[0].method), "lends_rules", True)
     assert norms(prepare(model, asked, x).model) == ["norm"]
+
+
+def test_a_compiled_model_serves_passes_that_nothing_looks_into(model, x):
+    calls = []
+    fast = compiled(model, x[:2], backend="aot_eager")
+
+    def counted(*inputs):
+        calls.append(len(inputs[0]))
+        return fast(*inputs)
+
+    images = Images(x, tuple("abcd"), torch.zeros(4, dtype=torch.int64))
+    for text, is_served in (("ig(n_steps=3)", True), ("saliency", True), ("occlusion(window=4, stride=4)", True)):
+        (question,) = questions(model, x, text)
+        plain = next(iter(explain(model, images, [question], rows_per_pass=2).answers))
+        calls.clear()
+        ours = next(iter(explain(model, images, [question], passes=Passes(2, compiled=counted)).answers))
+        assert bool(calls) == is_served
+        torch.testing.assert_close(ours.attribution, plain.attribution, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("text", ["ixg(at='block')", "saliency(of='block:1,2,3')", "guided_backprop", "lrp"])
+def test_hooks_and_rules_see_the_model_as_it_is(model, x, text):
+    (question,) = questions(model, x, text)
+    images = Images(x, tuple("abcd"), torch.zeros(4, dtype=torch.int64))
+    plain = next(iter(explain(model, images, [question], rows_per_pass=2).answers))
+    # a compiled form that computes something else: only the prediction may come from it
+    ours = next(iter(explain(model, images, [question], passes=Passes(2, compiled=lambda x: 2 * model(x))).answers))
+    assert torch.equal(ours.attribution, plain.attribution)
+
+
+def test_a_compiled_model_that_computes_something_else_is_refused(model, x, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, **_: lambda x: model(1.001 * x))
+    with pytest.raises(ModelError, match="compiling moves the output by"):
+        compiled(model, x)

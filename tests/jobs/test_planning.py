@@ -98,14 +98,14 @@ def test_dimensions_of_layers_carry_their_groups_name(shape, dims):
 def lengths(count, *expressions, shape=(3, 224, 224), store="full", device="cpu"):
     questions = [parse(text) for text in expressions]
     arrays = [array_spec(f"g{i}", question, shape) for i, question in enumerate(questions)]
-    return choose_shard_length(count, questions, arrays, store, device)
+    return choose_shard_length(count, questions, arrays, store, device, planning.ROWS_PER_PASS[device])
 
 
 def test_shards_are_bounded_in_bytes_and_in_work():
     fast, slow = lengths(10**6, "saliency"), lengths(10**6, "ig(n_steps=100)")
     assert 32e6 <= fast * 4 * 3 * 224 * 224 <= 128e6
     assert slow * 101 <= planning.SHARD_ROWS["cpu"] < (slow + 1) * 103
-    assert lengths(10**6, "ig(n_steps=100)", device="cuda") == fast
+    assert 32e6 <= lengths(10**6, "ig(n_steps=100)", device="cuda") * 4 * 3 * 224 * 224 <= 128e6
     assert lengths(10**6, "saliency", store="none", device="cuda") == planning.MOST_IMAGES
 
 
@@ -121,3 +121,23 @@ def test_scores_are_imported_or_refused_in_one_line(spec):
         load_score(dataclasses.replace(spec, score="math:nothing"))
     with pytest.raises(SpecError, match=r"package\.module:function"):
         load_score(dataclasses.replace(spec, score="nothing"))
+
+
+def test_long_runs_on_gpus_compile_and_shorter_ones_say_so_in_no_identity(spec, monkeypatch):
+    short = plan(dataclasses.replace(spec, precision="float32"), "cuda")
+    assert short.spec.compile is False
+    assert "compile" not in short.record["identity"]
+    monkeypatch.setattr(planning, "COMPILE_ROWS", 1)
+    assert plan(spec, "cpu").spec.compile is False
+    long = plan(dataclasses.replace(spec, precision="float32"), "cuda")
+    assert long.spec.compile is long.record["identity"]["compile"] is True
+    assert plan(dataclasses.replace(spec, precision="float32", compile=False), "cuda").run_id == short.run_id
+
+
+@pytest.mark.parametrize("rows_per_pass", [8, 64])
+def test_a_shard_is_whole_passes(rows_per_pass):
+    question = parse("saliency")
+    arrays = [array_spec("saliency", question, (3, 224, 224))]
+    for count in (1, 100, 1000, 10**6):
+        length = choose_shard_length(count, [question], arrays, "full", "cuda", rows_per_pass)
+        assert length <= rows_per_pass or length % rows_per_pass == 0
