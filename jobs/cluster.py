@@ -21,13 +21,12 @@ from jobs.places import AwayError
 from jobs.precision import Choice, choose_here
 from jobs.retry import Fault
 from jobs.spec import RunSpec
-from jobs.worker import Worker, one_line
+from jobs.worker import GPU_QUEUE_DEPTH, Worker, one_line
 
 WORKER_MEMORY_BYTES = 2 * 2**30  # torch, a model and a shard: more workers than this allows would start to swap
 WINDOW_SHARE = 0.3  # of the object store, for decoded images
 MOST_WINDOW_BYTES = 8 * 2**30
 GPU_DECODES = 16  # at once for one GPU, as far as there are cores: it explains faster than any core decodes
-GPU_QUEUE_DEPTH = 4  # one on its way to the GPU, one computed, two compressed and written: writing takes longest there
 DECODE_CPUS = 0.1  # beside workers that take the cores: enough to keep decoding off machines with no cores to give
 
 
@@ -80,7 +79,7 @@ def decode_task(cpus: float) -> Any:
         retry_exceptions=[OSError],
         # Ray no longer hides GPUs from tasks without one, and a CUDA context costs hundreds of MB.
         runtime_env={"env_vars": {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}},
-    )(decode)
+    )(decode)  # found by its module, which loads no torch: decoding starts in a second and stays small
 
 
 def choose_on_cluster(spec: RunSpec, *asked: Any) -> Choice:

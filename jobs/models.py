@@ -13,7 +13,7 @@ from torch import nn
 from attribution.errors import LayerError
 from attribution.hooks import Parts, Place, visiting
 from jobs.preprocessing import Preprocessing
-from jobs.zoo import own, sample, timm_models, torchvision_models
+from jobs.zoo import own, sample
 from jobs.zoo.entry import Built, ModelError
 
 __all__ = ["Layer", "Loaded", "ModelError", "known_models", "layers", "load"]
@@ -60,6 +60,8 @@ def load(name: str, *, trust_checkpoint: bool = False) -> Loaded:
 
 def known_models() -> tuple[str, ...]:
     """The names that `load` knows of itself; timm's own list is longer (`timm.list_models()`) and comes with its prefix."""
+    from jobs.zoo import torchvision_models
+
     return tuple(sorted((*torchvision_models.names(), sample.NAME)))
 
 
@@ -101,14 +103,22 @@ def state_digest(model: nn.Module) -> str:
 
 
 def _builder(name: str) -> Callable[[str, bool], Built]:
+    """torchvision, which timm needs too, takes as long to import as torch: only where the name may be one of theirs."""
     architecture, _, variant = name.partition(":")
+    is_function = variant.isidentifier() and all(part.isidentifier() for part in architecture.split("."))
     if architecture == sample.NAME:
         return sample.build
+    if is_function and "." in architecture:
+        return own.build
     if architecture.startswith("timm/"):
+        from jobs.zoo import timm_models
+
         return timm_models.build
+    from jobs.zoo import torchvision_models
+
     if architecture in torchvision_models.names():
         return torchvision_models.build
-    if variant.isidentifier() and all(part.isidentifier() for part in architecture.split(".")):
+    if is_function:
         return own.build
     nearest = difflib.get_close_matches(architecture.lower(), known_models(), n=3, cutoff=0.5)
     hint = f"nearest: {', '.join(nearest)}; " if nearest else ""

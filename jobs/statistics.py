@@ -6,6 +6,8 @@ rounded by itself, wherever in a batch it stands, and the order is that of the t
 a maximum or an ordering, which have one right answer.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -66,7 +68,7 @@ def _of(maps: Tensor) -> Tensor:
         *(more + less, strength, more, less, size.amax(1)),
         *(_gini(size, strength), _entropy(size, strength)),
         *((_centre(along_y, strength), _centre(along_x, strength)) if has_axes else (unknown, unknown)),
-        (maps - maps).flatten(1).ne(0).sum(1),  # infinity less itself is no number, and that differs from 0
+        -_overflowing(maps.flatten(1)).sum(1),
     )
     # float64 holds both the float32 numbers and the count exactly
     return torch.stack([each.to(torch.float64) for each in found], 1)
@@ -74,9 +76,17 @@ def _of(maps: Tensor) -> Tensor:
 
 def _gini(size: Tensor, strength: Tensor) -> Tensor:
     """0 where all features share alike, towards 1 where one has it all (Chalasani et al. 2020, eq. 6). NaN for an empty map."""
-    count = size.shape[1]
-    weights = (count - torch.arange(1, count + 1, device=size.device, dtype=size.dtype) + 0.5) / count
-    return 1 - 2 * total(_ordered(size).mul_(weights)) / strength
+    return 1 - 2 * total(_ordered(size).mul_(_weights(size.shape[1], size.device))) / strength
+
+
+@lru_cache(maxsize=16)
+def _weights(count: int, device: torch.device) -> Tensor:
+    return (count - torch.arange(1, count + 1, device=device, dtype=torch.float32) + 0.5) / count
+
+
+def _overflowing(maps: Tensor) -> Tensor:
+    """-1 where a number is not finite: there the exponent's bits are all ones, and one more carries into the sign."""
+    return maps.abs().view(torch.int32).add_(1 << EXACT).bitwise_right_shift_(31)
 
 
 def _ordered(size: Tensor) -> Tensor:
@@ -110,7 +120,9 @@ def round_mantissa(maps: Tensor, keep_bits: int) -> Tensor:
         # Half a step, less one where the last kept bit is even, carries into it exactly when it must round up. Infinity stays so.
         torch.bitwise_right_shift(bits, dropped, out=step)
         step.bitwise_and_(1).add_((1 << (dropped - 1)) - 1).add_(bits).bitwise_and_(~((1 << dropped) - 1))
-        torch.where(exact.isnan(), exact, into, out=into)
+        # A sum tells whether there is anything to keep from rounding; a GPU would have to be waited for.
+        if exact.is_cuda or not exact.sum().isfinite():
+            torch.where(exact.isnan(), exact, into, out=into)
     return rounded
 
 

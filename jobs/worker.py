@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,10 @@ from jobs.shard import Answered, Inquiry, answers
 from jobs.spec import RunSpec, SpecError
 from storage.records import Failure, Result
 from storage.run import Run
+
+T = TypeVar("T")
+
+GPU_QUEUE_DEPTH = 4  # one on its way to the GPU, one computed, two compressed and written: writing takes longest there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,19 +82,24 @@ class _Current:
 
 
 class Worker:
-    """Two calls may be under way: one computes, in the one thread that does, while the other writes."""
+    """Several calls may be under way: one computes, in the one thread that does, while others send, land and write."""
 
-    def __init__(self, uri: str, gpus: float) -> None:
-        self._uri, self._gpus = uri, gpus
+    def __init__(self, uri: str, gpus: float, make_recorder: Callable[[str, str], Recorder] = recorder) -> None:
+        self._uri, self._gpus, self._make_recorder = uri, gpus, make_recorder
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="attribute")
         # A GPU finishes maps faster than a core compresses them; without one the cores are other workers' too.
-        self._compress = ThreadPoolExecutor(_compressors() if gpus else 1, thread_name_prefix="compress")
+        self.compressors = _compressors() if gpus else 1
+        self._compress = ThreadPoolExecutor(self.compressors, thread_name_prefix="compress")
         self._current = _Current()
         self._stop = threading.Event()
 
     def ready(self) -> dict[str, Any]:
         """Load everything; what fails here is reported as this call's error."""
-        return self._thread.submit(self._load).result()  # torch keeps the number of threads per thread
+        return self.in_its_thread(self._load)
+
+    def in_its_thread(self, act: Callable[[], T]) -> T:
+        """Do something where everything is computed: torch keeps the number of threads per thread."""
+        return self._thread.submit(act).result()
 
     def _load(self) -> dict[str, Any]:
         self._run = Run.open(self._uri)
@@ -131,8 +140,8 @@ class Worker:
             compiled=fast,
             graphs=Graphs() if device.type == "cuda" else None,
         )
-        self._lanes = Lanes(device)
-        self._record: Recorder = recorder(record["run_id"], spec.model)
+        self.lanes = Lanes(device)
+        self._record: Recorder = self._make_recorder(record["run_id"], spec.model)
         name = (
             torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
         )
@@ -161,8 +170,8 @@ class Worker:
         """Attribute and commit a piece. Every error comes back as a fault, with the stage at which it happened."""
         computed = _Computed()
         try:
-            arrival = self._lanes.over(images.pixels)  # while an earlier shard is computed
-            self._thread.submit(self._compute, ticket, images, arrival, computed).result()
+            arrival = self.lanes.over(images.pixels)  # while an earlier shard is computed
+            self.in_its_thread(partial(self._compute, ticket, images, arrival, computed))
             computed.land(images)  # while a later one is
         except Stopped:
             return Outcome(ticket=ticket, fault=Fault("lost", "attribute", "the run was stopped"))
@@ -178,7 +187,7 @@ class Worker:
         return computed.outcome(ticket, piece, time.perf_counter() - started)
 
     def _compute(self, ticket: int, images: ShardImages, arrival: Arrival, computed: "_Computed") -> None:
-        started = self._lanes.moment()
+        started = self.lanes.moment()
         current = self._current = _Current(ticket)
 
         def on_rows(rows: int) -> None:
@@ -188,8 +197,8 @@ class Worker:
 
         if self._stop.is_set():
             raise Stopped
-        computed.under_way = list(answers(self._inquiry, images, self._lanes, arrival, on_rows))
-        computed.seconds = partial(self._lanes.seconds, started, self._lanes.moment())
+        computed.under_way = list(answers(self._inquiry, images, self.lanes, arrival, on_rows))
+        computed.seconds = partial(self.lanes.seconds, started, self.lanes.moment())
         self._current = _Current()
 
     def _write(self, ticket: int, piece: Piece, keys: dict[int, str], computed: "_Computed") -> None:

@@ -79,10 +79,23 @@ def loaded_after(code):
         "import jobs.show",
         "import jobs.report",
         "import jobs.spec, jobs.schedule",
+        "import jobs.decoding",  # in a process of its own on every core
     ],
 )
 def test_what_only_reads_loads_neither_torch_nor_ray(code):
     assert loaded_after(code) == []
+
+
+def test_torchvision_is_loaded_only_for_its_own_models():
+    """It brings the compiler along and takes as long as torch itself, in every worker."""
+    program = """
+import sys
+import jobs.driver, jobs.models
+jobs.models.load("tests.jobs.tiny:model")
+print("loaded:", *({"torchvision", "timm", "torch._dynamo"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["loaded:"]
 
 
 def test_asking_the_tables_loads_nothing_that_draws_or_reads_maps(tmp_path):
