@@ -1,6 +1,9 @@
 """On a Ray cluster of two nodes, with dashboard and token: submit over HTTP, follow, measure, cancel, resume, finish."""
 
 import json
+import re
+import subprocess
+import sys
 import time
 import urllib.request
 
@@ -8,11 +11,12 @@ import numpy as np
 import pytest
 
 from commands import frame
+from jobs.metrics import METRICS
 from storage.run import Run
 from tests.jobs import gated
 from tests.jobs.canaries import CANARIES, singing_files, sung
 from tests.jobs.tiny import photographs
-from tests.jobs.two_nodes import TOKEN, two_nodes
+from tests.jobs.two_nodes import TOKEN, TOP, two_nodes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -94,6 +98,10 @@ def test_a_run_is_submitted_followed_cancelled_resumed_and_finished(cluster, gat
     until(lambda: {"ray_ascribe_images_done_total", "ray_ascribe_images_total"} <= names(head), "the driver's metrics")
     until(lambda: "ray_ascribe_compute_seconds_count" in names(other), "a worker's metrics")
 
+    seen = json.loads(cluster.command("status", job, "--json", RAY_ADDRESS=cluster.address).stdout)
+    assert (seen["state"], seen["images"]) == ("RUNNING", IMAGES)
+    assert 0 < seen["done"] < IMAGES
+
     stopped = cluster.command("cancel", job, "--address", cluster.address)
     assert stopped.returncode == frame.DONE, stopped.stderr
     until(lambda: cluster.get(f"/api/jobs/{job}")[1]["status"] == "STOPPED", "the end of the job")
@@ -116,6 +124,8 @@ def test_a_run_is_submitted_followed_cancelled_resumed_and_finished(cluster, gat
 
     logs = cluster.command("logs", json.loads(again.stdout)["id"], "--address", cluster.address)
     assert f"resuming: {len(before)} of {IMAGES} shards are there" in logs.stdout
+    told = re.findall(r"shard committed shard=(\d+)", logs.stdout)
+    assert len(told) == len(set(told)) == IMAGES - len(before)  # a line a shard
 
     # The cluster's environment holds secrets, and none of them got anywhere.
     everything = [sent.stdout, logs.stdout, again.stdout, again.stderr, json.dumps(page), scraped(head), scraped(other)]
@@ -134,3 +144,49 @@ def test_without_its_token_a_cluster_answers_nobody(cluster, photos):
     assert refused.returncode == frame.USAGE
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error:")]
     assert "RAY_AUTH_TOKEN" in line
+
+
+EVERY_NUMBER = """
+import pathlib, sys, time
+from jobs.metrics import METRICS, recorder
+from jobs.submit import ray_of_job
+
+with ray_of_job():
+    record = recorder("run-of-all-numbers", "a-model")
+    while not pathlib.Path(sys.argv[1]).exists():  # a gauge that is not set again vanishes
+        for name in METRICS:
+            record(name, 1.0)
+        time.sleep(1)
+"""
+
+SUBMIT = """
+import sys
+from jobs.remote import Jobs
+Jobs(sys.argv[1])._client.submit_job(entrypoint=sys.argv[2], submission_id="every-number-1")
+"""
+
+
+def test_every_number_arrives_at_the_metrics_port_under_its_name_and_with_its_labels(cluster, tmp_path):
+    """What dashboards and alerts ask for is what Ray makes of our names, counters' and histograms' endings among it."""
+    (tmp_path / "every.py").write_text(EVERY_NUMBER)
+    command = f"python {tmp_path}/every.py {tmp_path}/seen"
+    sent = subprocess.run(  # a process of its own: Ray reads its token once in a life
+        [sys.executable, "-c", SUBMIT, cluster.address, command],
+        cwd=TOP,
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert sent.returncode == 0, sent.stderr
+    endings = {"histogram": ("_bucket", "_sum", "_count")}
+    expected = {metric.exposed + end for metric in METRICS.values() for end in endings.get(metric.kind, ("",))}
+
+    def all_there():
+        lines = [line for line in scraped(cluster.metrics[0]).splitlines() if 'run="run-of-all-numbers"' in line]
+        return lines if {line.partition("{")[0] for line in lines} == expected else None
+
+    lines = until(all_there, f"{len(expected)} series")
+    (tmp_path / "seen").touch()
+    assert all('model="a-model"' in line for line in lines)
+    assert not any(re.search(r"[{,](shard|unit|image|dataset)=", line) for line in lines)

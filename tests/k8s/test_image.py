@@ -1,6 +1,10 @@
 """The image is built from pinned parts, runs as nobody in particular, and holds neither weights nor data."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -83,6 +87,32 @@ def test_dockerfile_keeps_its_promises():
 )
 def test_worse_dockerfile_is_refused(old, new, answer):
     assert any(answer in problem for problem in lint(re.sub(old, new, GOOD)))
+
+
+def linter(name):
+    """A program of the test extra, beside this Python or on the path."""
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    return found or pytest.skip(f"{name}, of the test extra, is not on this machine")
+
+
+def test_hadolint_finds_nothing(tmp_path):
+    program = [linter("hadolint"), "--no-color"]
+    told = subprocess.run([*program, TOP / "k8s" / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout) == (0, "")
+    (tmp_path / "Dockerfile").write_text(GOOD.replace("RUN useradd", "RUN cd /srv && sudo useradd"))
+    told = subprocess.run([*program, tmp_path / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert "DL3004" in told.stdout  # it does look
+
+
+def test_the_workflow_gives_strangers_nothing():
+    """Texts that others choose (branch names, users) in a shell's line, rights and credentials left lying, caches of a release."""
+    told = subprocess.run(
+        [linter("zizmor"), "--offline", "--no-progress", TOP / ".github" / "workflows"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stdout
 
 
 def test_build_context_is_what_the_image_copies():
