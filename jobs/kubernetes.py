@@ -12,13 +12,14 @@ import yaml
 
 from jobs.kustomize import Resource, build, containers, extend
 from jobs.remote import metadata
-from jobs.spec import RunSpec
+from jobs.spec import STALL_TIMEOUT_S, RunSpec
 
 MANIFESTS = Path(__file__).resolve().parent.parent / "k8s"  # beside the packages, in a checkout as in an installation
 OVERLAYS = tuple(sorted(path.name for path in (MANIFESTS / "overlays").iterdir()))
 IMAGE_VARIABLE = "ASCRIBE_IMAGE"  # names the image where the command line does not
 VOLUME = "/runs"  # where components/volume mounts the shared volume
 WORKERS_PER_DECODER = 4  # a core decodes 100 images a second, a GPU explains fewer; a decoding machine has 4 cores
+MACHINES_COME_S = 3600.0  # a spot machine is waited for, and then its image of some GB
 
 # KubeRay names a cluster after the job and its services after the cluster, and a service's name ends at 63.
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,45}[a-z0-9])?")
@@ -134,7 +135,8 @@ def _sized(spec: RunSpec, groups: list[Resource]) -> RunSpec:
         named["decode"]["maxReplicas"] = math.ceil(workers / WORKERS_PER_DECODER)
     working["maxReplicas"] = workers
     gpus = float("gpu" in named) if spec.gpus_per_worker is None else spec.gpus_per_worker
-    return dataclasses.replace(spec, workers=workers, gpus_per_worker=gpus)
+    patience_s = MACHINES_COME_S if spec.stall_timeout_s == STALL_TIMEOUT_S else spec.stall_timeout_s
+    return dataclasses.replace(spec, workers=workers, gpus_per_worker=gpus, stall_timeout_s=patience_s)
 
 
 def _of_kind(resources: list[Resource], kind: str) -> list[Resource]:

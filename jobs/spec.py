@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, get_args, get_origin
 import yaml
 
 VERSION = 1
+STALL_TIMEOUT_S = 600.0  # without a live worker
 Store = Literal["full", "channel_sum", "none"]
 Precision = Literal["auto", "float32", "tf32-backward", "tf32", "bfloat16", "float16", "float64"]
 """What a model computes in. `tf32-backward` goes forward in float32 and back in TF32: which rectifiers are open is exact."""
@@ -58,7 +59,7 @@ class RunSpec:
     workers: int | None = None
     gpus_per_worker: float | None = None
     window_bytes: int | None = None
-    stall_timeout_s: float = 600.0
+    stall_timeout_s: float = STALL_TIMEOUT_S
     shard_timeout_s: float | None = None
     max_failures: int | None = None
 

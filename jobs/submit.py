@@ -24,7 +24,7 @@ from jobs.planning import Device
 from jobs.precision import choose_here
 from jobs.progress import Bar, Display, Lines, Snapshot
 from jobs.runs import open_or_create
-from jobs.spec import RunSpec
+from jobs.spec import RunSpec, SpecError
 from storage.run import Run
 
 logger = logging.getLogger(__name__)
@@ -85,8 +85,17 @@ def submit_here(spec: RunSpec, options: Options) -> Submitted:
 def device_kind(spec: RunSpec, *, inside: bool) -> Device:
     if spec.gpus_per_worker is not None:
         return "cuda" if spec.gpus_per_worker > 0 else "cpu"
-    has_gpu = ray.cluster_resources().get("GPU", 0) > 0 if inside else torch.cuda.is_available()
-    return "cuda" if has_gpu else "cpu"
+    if not inside:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    there = ray.cluster_resources()
+    if not there.get("GPU", 0) and not there.get(
+        "CPU", 0
+    ):  # whichever we took for granted would fix the run's identity
+        raise SpecError(
+            "the cluster has neither GPUs nor cores yet, since it grows on demand: say what to demand, as in "
+            "--workers 8 --set gpus_per_worker=1 (0 for cores)"
+        )
+    return "cuda" if there.get("GPU", 0) else "cpu"
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def test_manifest_does_what_submit_does(tmp_path):
     over_http = build_spec(
         None, (), {"dataset": "imagenet-val", "methods": (METHOD, "saliency"), "output": "s3://bucket/run"}
     )
-    assert in_cluster == over_http.assigned({"workers": 8, "gpus_per_worker": 1.0})
+    assert in_cluster == over_http.assigned({"workers": 8, "gpus_per_worker": 1.0, "stall_timeout_s": 3600.0})
     assert job["metadata"].keys() == remote.metadata(over_http).keys()
     images = {container["image"] for container in head["template"]["spec"]["containers"]}
     assert images == {"registry.example/ascribe:1.2.3"}

@@ -38,7 +38,7 @@ def test_run_travels_whole(tmp_path):
     carried = RunSpec.from_file(tmp_path / "run.yaml")
     name = job_name(dataclasses.replace(SPEC, filter="label < 10"))
     assert carried == dataclasses.replace(
-        SPEC, workers=3, filter="label < 10", output=f"/runs/{name}", gpus_per_worker=1.0
+        SPEC, workers=3, filter="label < 10", output=f"/runs/{name}", gpus_per_worker=1.0, stall_timeout_s=3600.0
     )
 
 
@@ -84,6 +84,17 @@ def test_workers_need_gpus_where_there_are_gpu_machines():
     for overlay, share in (("gpu", 1.0), ("cpu-local", 0.0)):
         run = of_kind(render(SPEC, Deployment(overlay=overlay)), "ConfigMap")["data"]["run.yaml"]
         assert yaml.safe_load(run)["gpus_per_worker"] == share
+
+
+def test_machines_are_waited_for_longer_than_workers_elsewhere():
+    """The first worker comes with a machine from nothing; a time that was asked for is kept."""
+    run = of_kind(render(dataclasses.replace(SPEC, stall_timeout_s=60.0), Deployment()), "ConfigMap")["data"][
+        "run.yaml"
+    ]
+    assert yaml.safe_load(run)["stall_timeout_s"] == 60.0
+    assert (
+        yaml.safe_load(of_kind(render(SPEC, Deployment()), "ConfigMap")["data"]["run.yaml"])["stall_timeout_s"] == 3600
+    )
 
 
 def test_bucket_needs_no_volume():
