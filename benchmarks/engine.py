@@ -3,33 +3,32 @@
     python benchmarks/engine.py --model efficientnet_lite0 --images FOLDER [--methods saliency,occlusion] [--captum]
 
 Efficiency = (passes the definition needs x cost of a bare pass) / time of the method. A bare pass is the same prepared
-model (frozen, channels_last, folded), the same rows per pass, and no attribution around it. Bare pass, method and
-Captum (best of its batch settings) run in turn; medians of the rounds, with the spread.
+model (frozen, channels_last, folded; on a GPU captured as a CUDA graph, and compiled where --compile says so), the same
+rows per pass, and no attribution around it. Bare pass, method and Captum (best of its batch settings, float32 without
+TF32, the model as given) run in turn; medians of the rounds, with the spread. The last line is over all methods.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-import pyarrow as pa
 import torch
 from measuring import in_turn, machine, ratios
+from photographs import photographs
 from torch import nn
 
-from attribution.explain import Images, Normalisation, explain, resolve
-from attribution.prepare import prepare
-from attribution.question import parse
+from attribution.explain import explain, resolve
+from attribution.graphs import Graphs
+from attribution.passes import Passes
+from attribution.question import Question, parse
 from attribution.resolve import last_convolution
 from attribution.site import Input, Layer, Score
-from jobs.datasets import index_dataset
-from jobs.images import decode_rows
+from jobs.devices import backward_under, compile_model, prepare_model, tf32, use_device
 from jobs.models import load
 
 warnings.filterwarnings("ignore")
@@ -45,74 +44,118 @@ class Case:
     place: str = "input"
     """input; layer: the backward ends there; tail: only what is behind it is passed."""
     captum: Callable[[Bench, int], Callable[[], object]] | None = field(default=None, repr=False)
+    captum_images: int | None = None
+    """Captum takes these images one after the other, whatever it is given: timing a few of them tells the time of one."""
 
 
 class Bench:
     """One model, some images, and the bare passes to compare with."""
 
-    def __init__(self, model_name: str, images: str | None, count: int, rows: int, threads: int | None) -> None:
-        if threads:
-            torch.set_num_threads(threads)
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        loaded = load(model_name)
-        dataset = index_dataset(images or "sample")
-        index = dataset.index.slice(0, count)
-        if len(index) < count:
-            index = pa.concat_tables([index] * math.ceil(count / len(index))).slice(0, count)
-        decoded = decode_rows(index, loaded.preprocessing)
-        mean, std = (np.array(v, np.float32) for v in (loaded.preprocessing.mean, loaded.preprocessing.std))
-        pixels = torch.from_numpy((decoded.pixels / np.float32(255) - mean) / std).movedim(3, 1).contiguous()
-        self.x = pixels.to(self.device)
-        self.given: nn.Module = loaded.model.to(self.device)
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.precision, self.rows, self.compiles = arguments.precision, arguments.rows, arguments.compile
+        self.device = use_device(arguments.precision, arguments.threads or torch.get_num_threads(), wants_gpu=True)
+        self.loaded = load(arguments.model)
+        self.images = photographs(self.loaded, arguments.images, arguments.count, self.device)
+        self.x = self.images.pixels
+        self.given: nn.Module = self.loaded.model.to(self.device)
         self.layer = last_convolution(self.given, self.x[:1])
-        self.rows = rows
-        self.images = Images(
-            self.x, tuple(map(str, range(count))), torch.full((count,), -1), Normalisation(tuple(mean), tuple(std))
-        )
-        self.target = self.given(self.x).argmax(1)
+        with torch.no_grad():
+            self.target = self.given(self.x).argmax(1)
         self.mask = (torch.arange(224) // 32)[:, None] * 7 + (torch.arange(224) // 32)[None]
         self.mask = self.mask.expand(1, 3, 224, 224).to(self.device)
         self.black = torch.zeros_like(self.x[:1])
 
-    def prepared(self, expression: str) -> nn.Module:
-        question = resolve(parse(expression), self.given, self.x[:1])
-        return prepare(self.given, [question], self.x[:4]).model
+    def question(self, expression: str) -> Question:
+        return resolve(parse(expression), self.given, self.x[:1])
 
-    def method(self, model: nn.Module, expression: str) -> Callable[[], object]:
-        question = resolve(parse(expression), self.given, self.x[:1])
-        return lambda: list(explain(model, self.images, [question], rows_per_pass=self.rows).answers)
+    def prepared(self, question: Question) -> tuple[nn.Module, Callable[..., object] | None]:
+        """The model as a worker has it, and its compiled form where that was asked for."""
+        model = prepare_model(self.loaded, [question], self.precision, self.device).model
+        crop = tuple(self.x.shape[-2:])
+        return model, compile_model(model, self.rows, crop)[0] if self.compiles else None
 
-    def bare(self, model: nn.Module, place: str) -> dict[str, Callable[[], object]]:
+    def method(self, model: nn.Module, fast: Callable[..., object] | None, question: Question) -> Callable[[], object]:
+        graphs = Graphs() if self.device.type == "cuda" else None
+
+        def ask() -> object:
+            passes = Passes(self.rows, graphs=graphs, backward=backward_under(self.precision), compiled=fast)
+            return list(explain(model, self.images, [question], passes=passes).answers)
+
+        return ask
+
+    def bare(self, model: nn.Module, fast: Callable[..., object] | None, place: str) -> dict[str, Callable[[], object]]:
         """One forward, and one forward and backward, over all images."""
-        score = Score(model=model, target=self.target)
+        x = self.x[: self.rows].to(next(model.parameters()).dtype)
+        target = self.target[: self.rows]
+        score = Score(model=model, target=target)
         layer = Layer(score, model.get_submodule(self.layer)).place
-        tail = Layer(score, layer).tail(self.x[: self.rows]) if place == "tail" else None
-        features = Layer(score, layer).features(self.x[: self.rows]) if place == "tail" else self.x[: self.rows]
+        tail = Layer(score, layer).tail(x) if place == "tail" else None
+        features = Layer(score, layer).features(x) if place == "tail" else x
         site = {"input": Input(score), "layer": Layer(score, layer), "tail": tail}[place]
+        under = backward_under(self.precision)
+        whole = fast or model
 
-        def forward() -> None:
-            for start in range(0, len(self.x), self.rows):
-                with torch.no_grad():
-                    if tail is not None:
-                        tail.score(features)
-                    else:
-                        model(self.x[start : start + self.rows])
+        def forward() -> object:
+            with torch.no_grad():
+                return tail.score(features) if tail is not None else whole(x)
 
-        def both() -> None:
-            for start in range(0, len(self.x), self.rows):
-                rows = slice(start, start + self.rows)
-                if place == "input":
-                    leaf = self.x[rows].detach().requires_grad_()
-                    out = model(leaf)
-                    torch.autograd.grad(out.gather(1, self.target[rows][:, None]).sum(), leaf)
-                else:
-                    site.at(features if place == "tail" else self.x[rows])
+        def both() -> object:
+            with under():
+                if place != "input":
+                    return site.gradient(features)
+            leaf = x.detach().requires_grad_()
+            out = whole(leaf)
+            with under():
+                return torch.autograd.grad(out.gather(1, target[:, None]).sum(), leaf)
 
-        return {"F": forward, "FB": both}
+        passes = range(0, len(self.x), self.rows)
+        return {name: repeated(self.captured(one), len(passes)) for name, one in (("F", forward), ("FB", both))}
+
+    def captured(self, one: Callable[[], object]) -> Callable[[], object]:
+        """On a GPU, the pass without Python between its kernels."""
+        if self.device.type == "cpu":
+            return one
+        beside = torch.cuda.Stream()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):  # what is set up on first use
+            one()
+        torch.cuda.current_stream().wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            told = one()
+
+        def replay() -> object:
+            graph.replay()
+            return told
+
+        return replay
+
+
+def repeated(one: Callable[[], object], times: int) -> Callable[[], object]:
+    def all_of_them() -> None:
+        for _ in range(times):
+            one()
+
+    return all_of_them
+
+
+def as_captum_runs(command: Callable[[], object]) -> Callable[[], object]:
+    """Under torch's own settings, but without TF32."""
+
+    def run() -> object:
+        before = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(mode=False)
+        try:
+            with tf32(allowed=False):
+                return command()
+        finally:
+            torch.use_deterministic_algorithms(mode=before, warn_only=True)
+
+    return run
 
 
 def captum(
-    name: str, construct: tuple[str, ...] = (), **settings: object
+    name: str, construct: tuple[str, ...] = (), images: int | None = None, **settings: object
 ) -> Callable[[Bench, int], Callable[[], object]]:
     """Captum's class with these settings; what stands as "@x" is taken from the bench."""
 
@@ -127,12 +170,14 @@ def captum(
             "@rows": rows,
             "@rows/x": max(1, rows // len(bench.x)),
         }
+        x = bench.x if images is None else bench.x[:images]
+        held["@target"] = bench.target[: len(x)]
         explained = captum.attr.Saliency(bench.given) if name == "NoiseTunnel" else bench.given
         method = getattr(captum.attr, name)(explained, *[held[c] for c in construct])
         arguments = {
             key: held.get(value, value) if isinstance(value, str) else value for key, value in settings.items()
         }
-        return lambda: method.attribute(bench.x, **arguments)
+        return as_captum_runs(lambda: method.attribute(x, **arguments))
 
     return make
 
@@ -193,31 +238,67 @@ CASES = [
         0,
         captum=captum("ShapleyValueSampling", n_samples=2, **GRID),
     ),
-    Case('lime(n_samples=100, regions="grid(7)")', 100, 0, captum=captum("Lime", n_samples=100, **GRID)),
-    Case('kernel_shap(n_samples=100, regions="grid(7)")', 100, 0, captum=captum("KernelShap", n_samples=100, **GRID)),
+    Case(
+        'lime(n_samples=100, regions="grid(7)")',
+        100,
+        0,
+        captum=captum("Lime", images=4, n_samples=100, **GRID),
+        captum_images=4,
+    ),
+    Case(
+        'kernel_shap(n_samples=100, regions="grid(7)")',
+        100,
+        0,
+        captum=captum("KernelShap", images=4, n_samples=100, **GRID),
+        captum_images=4,
+    ),
 ]
 
 
-def line(bench: Bench, case: Case, arguments: argparse.Namespace) -> str:
-    expression = case.expression.replace("@", f'"{bench.layer}"')
-    model = bench.prepared(expression)
-    commands = {**bench.bare(model, case.place), "method": bench.method(model, expression)}
+@dataclass(frozen=True)
+class Measured:
+    """What one method comes to."""
+
+    expression: str
+    efficiency: tuple[float, float, float]
+    """Smallest, median, largest of the rounds."""
+    speedup: tuple[float, float, float] | None
+    milliseconds: dict[str, float]
+    """An image's, by command."""
+
+    def __str__(self) -> str:
+        low, middle, high = self.efficiency
+        text = f"{self.expression:52s} efficiency {middle:5.2f} ({low:.2f}-{high:.2f})"
+        if self.speedup is not None:
+            low, middle, high = self.speedup
+            text += f"  Captum {middle:6.2f} x ({low:.2f}-{high:.2f})"
+        return text + "  ms/image: " + "  ".join(f"{name} {value:.3f}" for name, value in self.milliseconds.items())
+
+
+def measured(bench: Bench, case: Case, arguments: argparse.Namespace) -> Measured:
+    question = bench.question(case.expression.replace("@", f'"{bench.layer}"'))
+    model, fast = bench.prepared(question)
+    commands = {**bench.bare(model, fast, case.place), "method": bench.method(model, fast, question)}
+    commands["method"]()  # met; captured in the round that warms up
     if arguments.captum and case.captum is not None:
         # as a careful user would: one batch of all images, and passes as small as ours
-        commands |= {f"captum {rows}": case.captum(bench, rows) for rows in (len(bench.x), 4 * len(bench.x))}
+        batches = {len(bench.x), 4 * len(bench.x)} if case.captum_images is None else {1}
+        commands |= {f"Captum {rows}": case.captum(bench, rows) for rows in sorted(batches)}
     clock = time.process_time if arguments.process_time else time.perf_counter
     timed = in_turn(commands, arguments.rounds, clock)
     needed = case.forward * timed["F"].median + case.forward_backward * timed["FB"].median
     efficiencies = sorted(needed / seconds for seconds in timed["method"].rounds)
-    low, middle, high = efficiencies[0], statistics.median(efficiencies), efficiencies[-1]
-    text = f"{case.expression:48s} F {1000 * timed['F'].median / len(bench.x):6.1f}  FB {1000 * timed['FB'].median / len(bench.x):6.1f}  "
-    text += f"method {1000 * timed['method'].median / len(bench.x):8.1f} ms/image  efficiency {middle:5.2f} ({low:.2f}-{high:.2f})"
-    theirs = [timing for name, timing in timed.items() if name.startswith("captum")]
-    if theirs:
-        best = min(theirs, key=lambda timing: timing.median)
-        low, middle, high = ratios(best, timed["method"])
-        text += f"  Captum {1000 * best.median / len(bench.x):8.1f} ms/image = {middle:5.2f} x ({low:.2f}-{high:.2f})"
-    return text
+    theirs = [timing for name, timing in timed.items() if name.startswith("Captum")]
+    theirs_at_once = min(case.captum_images or len(bench.x), len(bench.x))
+    share = len(bench.x) / theirs_at_once
+    best = min(theirs, key=lambda timing: timing.median) if theirs else None
+    images = {name: theirs_at_once if name.startswith("Captum") else len(bench.x) for name in timed}
+    return Measured(
+        expression=case.expression,
+        efficiency=(efficiencies[0], statistics.median(efficiencies), efficiencies[-1]),
+        speedup=ratios(best, timed["method"], share) if best else None,
+        milliseconds={name: 1000 * timing.median / images[name] for name, timing in timed.items()},
+    )
 
 
 def main() -> None:
@@ -231,15 +312,26 @@ def main() -> None:
     parser.add_argument(
         "--process-time", action="store_true", help="CPU time instead of wall time, on a shared machine"
     )
-    parser.add_argument("--methods", help="only expressions that begin with one of these, comma-separated")
+    parser.add_argument("--methods", help="only expressions that begin with one of these, separated by ;")
     parser.add_argument("--captum", action="store_true")
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--compile", action="store_true", help="as a long run on a GPU does")
     arguments = parser.parse_args()
-    bench = Bench(arguments.model, arguments.images, arguments.count, arguments.rows, arguments.threads)
-    print(f"{arguments.model}, {arguments.count} images, {arguments.rows} rows per pass, {machine()}", flush=True)
-    wanted = tuple(arguments.methods.split(",")) if arguments.methods else ("",)
+    bench = Bench(arguments)
+    told = f"{arguments.precision}{', compiled' if arguments.compile else ''}"
+    print(f"{arguments.model}, {len(bench.x)} images, {arguments.rows} rows per pass, {told}, {machine()}", flush=True)
+    wanted = tuple(arguments.methods.split(";")) if arguments.methods else ("",)
+    results = []
     for case in CASES:
         if case.expression.startswith(wanted):
-            print(line(bench, case, arguments), flush=True)
+            results.append(measured(bench, case, arguments))
+            print(results[-1], flush=True)
+    speedups = [result.speedup[1] for result in results if result.speedup]
+    least = min(results, key=lambda result: result.efficiency[1])
+    print(f"least efficiency {least.efficiency[1]:.2f}, of {least.expression}")
+    if speedups:
+        mean = statistics.geometric_mean(speedups)
+        print(f"against Captum: geometric mean {mean:.2f} x over {len(speedups)} methods, least {min(speedups):.2f} x")
 
 
 if __name__ == "__main__":

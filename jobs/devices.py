@@ -39,13 +39,13 @@ def use_device(precision: str, threads: int, *, wants_gpu: bool) -> torch.device
 
 
 @contextmanager
-def tf32() -> Iterator[None]:
-    """Convolutions and matrix products in TF32 meanwhile."""
+def tf32(*, allowed: bool = True) -> Iterator[None]:
+    """Convolutions and matrix products in TF32 meanwhile, or not."""
     settings: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
     before = [each.allow_tf32 for each in settings]
     try:
         for each in settings:
-            each.allow_tf32 = True
+            each.allow_tf32 = allowed
         yield
     finally:
         for each, was_allowed in zip(settings, before, strict=True):
