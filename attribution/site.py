@@ -327,9 +327,9 @@ HALF_SCALE = 256.0
 def gradients_of(score: Tensor, parts: Sequence[Tensor], *, retain_graph: bool = False) -> tuple[Tensor, ...]:
     """D score / d each part, rows apart."""
     scale = HALF_SCALE if score.dtype is torch.float16 else 1.0
-    found = torch.autograd.grad(
-        score, parts, torch.full_like(score, scale), retain_graph=retain_graph, materialize_grads=True
-    )
+    # Of the sum, whose gradient is 1 in every row: handed a gradient to begin with, torch first loads its symbolic shapes for a second.
+    asked = score.sum() if scale == 1 else (score * scale).sum()
+    found = torch.autograd.grad(asked, parts, retain_graph=retain_graph, materialize_grads=True)
     return found if scale == 1 else tuple(accumulated(gradient) / scale for gradient in found)
 
 
