@@ -1,6 +1,5 @@
 """Panels for people: original, heat map and overlay side by side, on each map's own scale or on one shared scale."""
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,15 +7,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from attribution.visualization.canvas import bare, image_bytes, new_figure
+from attribution.visualization.canvas import image_bytes
 from attribution.visualization.scale import Array, colours, enlarge, full_colour, is_one_sided, normalise, plane
+from attribution.visualization.sheet import Cell, sheet
 
 Scale = Literal["image", "shared"]
-_INK, _FAINT = "#222222", "#6b6b6b"
 LEVELS = 255  # of strength, of either sign: what bytes can tell apart
 
 
@@ -47,20 +45,16 @@ def panel(
     """
     pixels = image_bytes(image)
     scales = _scales([plane(each.array) for each in maps], scale)
+    heats = [_heat(each, full, pixels.shape[:2]) for each, full in zip(maps, scales, strict=True)]
+    overlays = [overlay(pixels, each.array, full) for each, full in zip(maps, scales, strict=True)]
     if len(maps) <= 1:
-        return _one_row(pixels, maps, scales, caption, title)
-    figure = new_figure((2.5 * (1 + len(maps)), 6.1), layout="constrained", dpi=110)
-    grid = figure.subplots(2, 1 + len(maps))
-    _original(grid[0, 0], pixels, "original", "")
-    _words(grid[1, 0], caption)
-    for column, (each, full) in enumerate(zip(maps, scales, strict=True), start=1):
-        _heat(grid[0, column], each, full, pixels.shape[:2])
-        _headline(grid[0, column], each.title)
-        _overlay(grid[1, column], pixels, each, full)
-        _footline(grid[1, column], each.caption)
-    if title:
-        figure.suptitle(title, color=_INK)
-    return figure
+        row = [Cell(pixels, "original", caption)]
+        for each, heat, over in zip(maps, heats, overlays, strict=True):
+            row += [Cell(heat, each.title, each.caption), Cell(over, "overlay")]
+        return sheet([row], width=3.0, title=title)
+    above = [Cell(heat, each.title) for each, heat in zip(maps, heats, strict=True)]
+    below = [Cell(over, "", each.caption) for each, over in zip(maps, overlays, strict=True)]
+    return sheet([[Cell(pixels, "original"), *above], [Cell(None, "", caption), *below]], width=2.4, title=title)
 
 
 def contact_sheet(
@@ -73,25 +67,24 @@ def contact_sheet(
     if not entries:
         raise ValueError("no image to show; widen the selection")
     width = 1 + max(len(entry.maps) for entry in entries)
-    across = columns or max(1, min(len(entries), 6 // width))
-    rows = -(-len(entries) // across)
-    figure = new_figure((1.9 * width * across, 2.3 * rows + (0.4 if title else 0)), layout="constrained", dpi=110)
-    grid = figure.subplots(rows, width * across, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
+    across = columns or _across(len(entries), width)
     scales = _scales_by_method(entries, scale, width - 1)
+    rows: list[list[Cell]] = []
     for number, entry in enumerate(entries):
-        row, first = divmod(number, across)
+        if number % across == 0:
+            rows.append([])
         pixels = image_bytes(entry.image)
-        cells = grid[row, first * width : (first + 1) * width]
-        _original(cells[0], pixels, "", entry.caption)
-        for cell, each, full in zip(cells[1:], entry.maps, scales[number], strict=False):
-            _overlay(cell, pixels, each, full)
-            _headline(cell, each.title if row == 0 else "")
-            _footline(cell, each.caption)
-    if title:
-        figure.suptitle(title, color=_INK)
-    return figure
+        rows[-1].append(Cell(pixels, "", entry.caption))
+        for each, full in zip(entry.maps, scales[number], strict=True):
+            rows[-1].append(Cell(overlay(pixels, each.array, full), each.title if len(rows) == 1 else "", each.caption))
+        rows[-1] += [Cell(None)] * (width - 1 - len(entry.maps))
+    return sheet(rows, width=1.8, title=title)
+
+
+def _across(count: int, width: int) -> int:
+    """So many images beside each other that the sheet comes out about as high as wide, and not wider than a page shows."""
+    widest = max(1, min(count, 8 // width))
+    return min(range(1, widest + 1), key=lambda across: abs(np.log(width * across / -(-count // across))))
 
 
 def save(figure: Figure, target: str | Path | BinaryIO) -> None:
@@ -101,21 +94,6 @@ def save(figure: Figure, target: str | Path | BinaryIO) -> None:
         form, {}
     )
     figure.savefig(target, format=form, metadata=undated, facecolor="white")
-
-
-def _one_row(
-    pixels: NDArray[np.uint8], maps: Sequence[Map], scales: Sequence[float], caption: str, title: str
-) -> Figure:
-    figure = new_figure((3.1 * (1 + 2 * len(maps)), 3.7), layout="constrained", dpi=110)
-    row = figure.subplots(1, 1 + 2 * len(maps), squeeze=False)[0]
-    _original(row[0], pixels, title or "original", caption)
-    for each, full in zip(maps, scales, strict=True):
-        _heat(row[1], each, full, pixels.shape[:2])
-        _headline(row[1], each.title, width=44)
-        _footline(row[1], each.caption)
-        _overlay(row[2], pixels, each, full)
-        _headline(row[2], "overlay")
-    return figure
 
 
 def _scales(planes: Sequence[Array], scale: Scale) -> list[float]:
@@ -136,23 +114,9 @@ def _scales_by_method(entries: Sequence[Entry], scale: Scale, method_count: int)
     return [[next(columns[m]) for m in range(len(entry.maps))] for entry in entries]
 
 
-def _original(axes: Axes, pixels: NDArray[np.uint8], head: str, foot: str) -> None:
-    bare(axes).set_axis_on()
-    axes.imshow(pixels)
-    _headline(axes, head)
-    _footline(axes, foot)
-
-
-def _heat(axes: Axes, each: Map, full: float, size: tuple[int, int]) -> None:
-    bare(axes)
+def _heat(each: Map, full: float, size: tuple[int, int]) -> NDArray[np.uint8]:
     values = plane(each.array)
-    shown = normalise(_to_size(values, size), scale=full)
-    axes.imshow(colours(shown, one_sided=is_one_sided(values)))
-
-
-def _overlay(axes: Axes, pixels: NDArray[np.uint8], each: Map, full: float) -> None:
-    bare(axes).set_axis_on()
-    axes.imshow(overlay(pixels, each.array, full))
+    return colours(normalise(_to_size(values, size), scale=full), one_sided=is_one_sided(values))
 
 
 def overlay(image: NDArray[Any], array: Array, full: float | None = None) -> NDArray[np.uint8]:
@@ -182,22 +146,3 @@ def _glaze(*, one_sided: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]
 
 def _to_size(values: Array, size: tuple[int, int]) -> Array:
     return values if values.shape == size else enlarge(values, size)
-
-
-def _headline(axes: Axes, text: str, width: int = 30) -> None:
-    if len(text) > width:
-        text = text.replace("(", "\n(", 1)  # a method expression breaks best before its parameters
-    axes.set_title(_wrapped(text, width), fontsize=9, color=_INK, parse_math=False)
-
-
-def _footline(axes: Axes, text: str) -> None:
-    axes.set_xlabel(_wrapped(text, 34), fontsize=8, color=_FAINT, parse_math=False)
-
-
-def _words(axes: Axes, text: str) -> None:
-    bare(axes)
-    axes.text(0, 1, _wrapped(text, 32), transform=axes.transAxes, va="top", fontsize=9, color=_INK, parse_math=False)
-
-
-def _wrapped(text: str, width: int) -> str:
-    return "\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, width, break_long_words=False))

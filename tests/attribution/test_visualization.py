@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from attribution import visualization
@@ -251,6 +252,33 @@ def test_contact_sheet_shows_every_image(count):
     ]
     figure = contact_sheet(entries, scale="shared")
     assert [a.get_xlabel() for a in figure.axes if a.get_xlabel()] == [f"image {n}" for n in range(count)]
+
+
+def texts(figure):
+    """Where each text of a figure lies, in pixels."""
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    found = figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_text().strip())
+    return [(text.get_text(), text.get_window_extent(renderer)) for text in found]
+
+
+@pytest.mark.parametrize("key", ["a.jpg", "n02107908/" + 8 * "Appenzeller_Sennenhund_" + ".JPEG"])
+@pytest.mark.parametrize(
+    "method", ["saliency", 'integrated_gradients(n_steps=200, at="layer4.1.conv2", baseline="reference(n=32)")']
+)
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_no_word_of_a_sheet_is_cut_or_hides_another(key, method, count):
+    maps = tuple(Map(method, ATTR.transpose(2, 0, 1), "sum -1234, completeness off by 0.0012") for _ in range(3))
+    caption = f"{key}\npredicted Bernese mountain dog (69.8 %)\nis Greater Swiss Mountain dog"
+    entries = [Entry(image=IMAGE, maps=maps[: 3 - (n == 3)], caption=caption) for n in range(count)]
+    figures = [panel(IMAGE, maps[:1], caption=caption), panel(IMAGE, maps, caption=caption, title=method)]
+    for figure in [contact_sheet(entries, title=key[:40]), *figures]:
+        pixels(figure)
+        boxes = texts(figure)
+        for number, (words, box) in enumerate(boxes):
+            assert box.x0 >= 0 and box.y0 >= 0, words
+            assert box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, words
+            assert not [other for other, each in boxes[:number] if each.overlaps(box)], words
 
 
 def test_contact_sheet_of_nothing_says_so():
