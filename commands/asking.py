@@ -1,18 +1,16 @@
 """query and compare: what the numbers of runs say."""
 
 import sys
-from pathlib import Path
 from typing import Literal
 
 import click
 
-from commands.frame import Verb, counting, say
+from commands.frame import Verb, counting, in_folder, say
 from commands.options import json_option, run_argument
 
 
 @click.command(cls=Verb)
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
-@click.argument("sql")
+@click.argument("words", metavar="RUN... SQL", nargs=-1, required=True)
 @click.option(
     "--format",
     "form",
@@ -25,8 +23,7 @@ from commands.options import json_option, run_argument
 @click.option("--tensors", metavar="FILE", help="Also write the maps of the rows found, to FILE.npz or FILE.zarr.")
 @json_option
 def query(
-    runs: tuple[str, ...],
-    sql: str,
+    words: tuple[str, ...],
     form: Literal["table", "csv", "json", "parquet"],
     output: str | None,
     tensors: str | None,
@@ -39,17 +36,24 @@ def query(
     Example:
       cli.py query runs/demo "select key, probability from summary order by probability limit 5"
     """
+    *runs, sql = words
+    if not runs:
+        raise click.UsageError('a run and SQL are wanted; try: cli.py query runs/demo "select * from summary limit 5"')
+    if form == "parquet" and not as_json and output is None and sys.stdout.isatty():
+        raise click.UsageError("parquet is not for a terminal; add -o answer.parquet")
     from jobs import query as answers
     from jobs.overview import locate
     from storage.run import Run
 
-    opened = {name: Run.open(locate(name)) for name in runs}
+    opened = {name: Run.open(locate(name)) for name in dict.fromkeys(runs)}
+    if len(opened) < len(runs):
+        raise click.UsageError("the same run is named twice")
     found = answers.ask(opened, sql)
     form = "json" if as_json else form
     if tensors is not None:
         say(f"{tensors}: {', '.join(answers.save_tensors(opened, found, tensors))}")
     if output is not None:
-        Path(output).write_bytes(answers.written(found, "csv" if form == "table" else form))
+        in_folder(output).write_bytes(answers.written(found, "csv" if form == "table" else form))
         say(f"{output}: {found.num_rows} rows")
     elif form == "table":
         answers.print_table(found)
@@ -61,8 +65,13 @@ def query(
 @run_argument
 @click.argument("other", metavar="[RUN_B]", required=False)
 @click.option("--methods", nargs=2, metavar="A B", help="One method of each side. Default: those that both have.")
-@click.option("--measure", default="spearman", show_default=True, help="Of the biggest movers, and by class.")
-@click.option("--limit", type=int, default=10, show_default=True, help="So many movers.")
+@click.option(
+    "--measure",
+    default="spearman",
+    show_default=True,
+    help="Of what is printed: spearman, top_overlap, ssim, l2, l2_unit.",
+)
+@click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True, help="So many classes and images.")
 @click.option("--keep/--no-keep", default=True, help="Keep the numbers with RUN as the table comparisons.")
 @json_option
 def compare(
@@ -78,19 +87,28 @@ def compare(
     from jobs.overview import locate
     from storage.run import Run
 
+    order = comparison.worst_first(measure)
     mine = Run.open(locate(run))
     theirs = mine if other is None else Run.open(locate(other))
     pairs = len(comparison.pairs(mine, theirs, methods))
     with counting("images", pairs * mine.image_count) as count:
         found = comparison.compare(mine, theirs, methods=methods, progress=count)
     moved = comparison.movers(found, limit, measure).to_pylist()
-    classes = [row for row in comparison.by_class(found).to_pylist() if row["measure"] == measure]
+    whole, classes = (
+        [row for row in table.to_pylist() if row["measure"] == measure]
+        for table in (comparison.overall(found), comparison.by_class(found))
+    )
+    classes.sort(key=lambda row: row["mean"], reverse=order == "descending")
     if keep:
         comparison.store(mine, found)
         say(f"kept with {run} as the table {comparison.TABLE} (see: cli.py query -h)")
     if as_json:
-        click.echo(tables.as_json({"by_class": classes, "movers": moved}))
+        click.echo(tables.as_json({"overall": whole, "by_class": classes, "movers": moved}))
         return
-    tables.print_rows(classes, ["method", "other_method", "label", "count", "mean", "q05", "median", "q95"])
-    click.echo(f"\nbiggest movers by {measure}")
+    numbers = ["count", "mean", "q05", "median", "q95"]
+    click.echo(measure)
+    tables.print_rows(whole, ["method", "other_method", *numbers])
+    click.echo(f"\nclasses that agree least ({min(limit, len(classes))} of {len(classes)})")
+    tables.print_rows(classes[:limit], ["label", "method", "other_method", *numbers])
+    click.echo("\nimages that agree least")
     tables.print_rows(moved, ["image", "key", "method", "other_method", measure, "prediction", "other_prediction"])

@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -92,3 +93,9 @@ def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(what, total=total)
         yield lambda count: bar.advance(task, count)
+
+
+def in_folder(path: str) -> Path:
+    """Where a file is to be written; its folder is made if need be."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return Path(path)

@@ -5,7 +5,7 @@ from typing import Literal
 
 import click
 
-from commands.frame import Verb, counting, say
+from commands.frame import Verb, counting, in_folder, say
 from commands.options import run_argument
 
 
@@ -20,7 +20,9 @@ from commands.options import run_argument
 )
 @click.option("--where", help='SQL condition on the summary instead of IMAGE: "prediction <> label".')
 @click.option("--order", help='SQL order of the summary: "abs_sum desc".')
-@click.option("--limit", type=int, help="At most so many images. Default with --where or --order: 12.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="At most so many images. Default with --where or --order: 12."
+)
 @click.option(
     "--scale",
     type=click.Choice(["image", "shared"]),
@@ -52,7 +54,8 @@ def show(
     from storage.run import Run
 
     opened = Run.open(locate(run))
-    save(drawn(opened, images, where=where, order=order, limit=limit, methods=methods, scale=scale), output)
+    figure = drawn(opened, images, where=where, order=order, limit=limit, methods=methods, scale=scale)
+    save(figure, in_folder(output))
     click.echo(output)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -82,34 +82,42 @@ def pairs(run: Run, other: Run, methods: tuple[str, str] | None) -> list[tuple[A
 
 def by_class(table: pa.Table) -> pa.Table:
     """Mean and quantiles of each measure by pair of methods and label; label null where images have none."""
-    keys = ["method", "other_method", "label"]
-    rows: list[dict[str, Any]] = []
-    for group in (
-        table.select(keys).group_by(keys).aggregate([]).sort_by([(key, "ascending") for key in keys]).to_pylist()
-    ):
-        mask = pa.array([True] * len(table))
-        for key, value in group.items():
-            mask = pc.and_(
-                mask,
-                table[key].is_null() if value is None else pc.fill_null(pc.equal(table[key], value), fill_value=False),
-            )
-        chosen = table.filter(mask)
-        for measure in AGREEMENT:
-            values = chosen[measure].drop_null().to_numpy()
-            if len(values):
-                quantiles = dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values())).tolist(), strict=True))
-                rows.append(
-                    {**group, "measure": measure, "count": len(values), "mean": float(values.mean()), **quantiles}
-                )
-    return pa.Table.from_pylist(rows) if rows else pa.table({})
+    return _described(table, ["method", "other_method", "label"])
+
+
+def overall(table: pa.Table) -> pa.Table:
+    """Mean and quantiles of each measure by pair of methods."""
+    return _described(table, ["method", "other_method"])
 
 
 def movers(table: pa.Table, count: int = 10, measure: str = "spearman") -> pa.Table:
     """The images on which the two sides differ most."""
+    order = worst_first(measure)
+    return table.filter(table[measure].is_valid()).sort_by([(measure, order), ("image", "ascending")]).slice(0, count)
+
+
+def worst_first(measure: str) -> Literal["ascending", "descending"]:
+    """The direction in which a measure tells of less and less agreement; what is no measure is refused."""
     if measure not in AGREEMENT:
         raise CompareError(f"measure {measure!r} is none of {', '.join(AGREEMENT)}")
-    order = "descending" if measure.startswith("l2") else "ascending"
-    return table.filter(table[measure].is_valid()).sort_by([(measure, order), ("image", "ascending")]).slice(0, count)
+    return "descending" if measure.startswith("l2") else "ascending"
+
+
+def _described(table: pa.Table, keys: list[str]) -> pa.Table:
+    numbered = table.select(keys).append_column("row", pa.array(np.arange(len(table))))
+    groups = numbered.group_by(keys).aggregate([("row", "list")]).sort_by([(key, "ascending") for key in keys])
+    columns = {measure: np.asarray(table[measure].to_numpy(zero_copy_only=False)) for measure in AGREEMENT}
+    rows: list[dict[str, Any]] = []
+    for group in groups.to_pylist():
+        members = group.pop("row_list")
+        for measure, column in columns.items():
+            values = column[members]
+            if len(known := values[np.isfinite(values)]):
+                quantiles = dict(zip(QUANTILES, np.quantile(known, list(QUANTILES.values())).tolist(), strict=True))
+                rows.append(
+                    {**group, "measure": measure, "count": len(known), "mean": float(known.mean()), **quantiles}
+                )
+    return pa.Table.from_pylist(rows) if rows else pa.table({})
 
 
 def store(run: Run, table: pa.Table) -> None:

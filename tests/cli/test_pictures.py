@@ -87,6 +87,27 @@ def test_a_failed_image_is_shown_as_one(call, run):
     assert size("failed.png")
 
 
+def test_a_picture_s_folder_is_made(call, run):
+    assert call("show", run, 1, "-o", "new/folder/one.png").stdout.strip() == "new/folder/one.png"
+    assert size("new/folder/one.png")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "a run and SQL are wanted; try: cli.py query runs/demo"),
+        (("RUN", "select 1"), "the same run is named twice"),
+        (("select nose from summary",), '"nose" not found'),
+        (("drop table summary",), "one SELECT is wanted, not DROP"),
+        (("select 1", "--tensors", "maps.nc"), "must end in .npz or .zarr"),
+    ],
+)
+def test_query_says_the_way_out(call, run, words, told):
+    done = call("query", run, *(run if word == "RUN" else word for word in words), code=2)
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -172,10 +193,12 @@ def test_compare_prints_classes_and_movers_and_keeps_them(call, run):
     assert len(told["movers"]) == 3
     assert sum(row["count"] for row in told["by_class"]) == 23
     assert json.loads(call("query", run, "select count(*) as n from comparisons", "--json").stdout) == [{"n": 23}]
-    assert (
-        "biggest movers by ssim"
-        in call("compare", run, run, "--methods", IG.group, CAM.group, "--measure", "ssim", "--no-keep").stdout
-    )
+    assert [row["count"] for row in told["overall"]] == [23]
+    shown = call("compare", run, run, "--methods", IG.group, CAM.group, "--measure", "ssim", "--limit", 2, "--no-keep")
+    assert shown.stdout.startswith("ssim\n")
+    assert "classes that agree least (2 of 5)" in shown.stdout
+    means = [row["mean"] for row in told["by_class"]]
+    assert means == sorted(means)
 
 
 def test_compare_says_the_way_out(call, run):

@@ -6,7 +6,7 @@ from fake_runs import ARRAYS, CAM, IG, SALIENCY, fake_run
 
 from attribution.visualization import enlarge
 from jobs import measures
-from jobs.compare import CompareError, by_class, compare, movers, store
+from jobs.compare import CompareError, by_class, compare, movers, overall, store
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,18 @@ def test_by_class_covers_every_image_once(runs):
     assert {row["label"] for row in rows} == {0, 1, 2, 3, None}
     mine = [row["l2"] for row in table.to_pylist() if row["method"] == IG.expression and row["label"] == 1]
     assert next(row["mean"] for row in rows if row["label"] == 1) == pytest.approx(np.mean(mine))
+
+
+def test_overall_describes_all_images_of_a_pair_of_methods(runs):
+    table = compare(*runs)
+    values = [row["ssim"] for row in table.to_pylist() if row["method"] == CAM.expression]
+    row = next(
+        row for row in overall(table).to_pylist() if row["measure"] == "ssim" and row["method"] == CAM.expression
+    )
+    known = [value for value in values if value is not None]
+    assert row["count"] == len(known)
+    assert row["mean"] == pytest.approx(np.mean(known))
+    assert row["q05"] == pytest.approx(np.quantile(known, 0.05))
 
 
 @pytest.mark.parametrize(("measure", "pick"), [("spearman", min), ("l2", max)])
