@@ -146,9 +146,8 @@ def bare(uri: str, workers: int) -> Rate:
 
 
 def explain_bare(uri: str, barrier: Any, answers: Any) -> None:
-    from stages import ready_worker, rows_of, settle
+    from stages import bare_engine, ready_worker, rows_of, settle
 
-    from attribution.explain import explain
     from jobs.decoding import decode_piece
     from jobs.preprocessing import Preprocessing
     from jobs.shard import to_device
@@ -161,7 +160,7 @@ def explain_bare(uri: str, barrier: Any, answers: Any) -> None:
     seen = to_device(inquiry, images, worker.lanes.over(images.pixels))
 
     def once() -> None:
-        list(explain(inquiry.model, seen, inquiry.questions, rows_per_pass=inquiry.rows_per_pass).answers)
+        bare_engine(inquiry, seen)
         settle()
 
     def rounds() -> None:

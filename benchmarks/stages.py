@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ import pyarrow as pa
 import torch
 from measuring import machine
 
-from attribution.explain import explain
+from attribution.explain import Answer, Images, explain
+from attribution.passes import Passes
 from jobs.datasets import Dataset, index_dataset
 from jobs.decoding import ShardImages, decode_piece
+from jobs.devices import backward_under
 from jobs.events import Piece
 from jobs.planning import plan
 from jobs.preprocessing import Preprocessing
@@ -88,6 +91,13 @@ def rows_of(run: Run, unit: int) -> pa.Table:
     return run.index.take(pa.array(run.unit_rows(unit), pa.int64()))
 
 
+def bare_engine(inquiry: Any, seen: Images) -> list[Answer]:
+    """What the worker asks the engine, and nothing around it."""
+    backward = backward_under(inquiry.precision)
+    passes = Passes(inquiry.rows_per_pass, graphs=inquiry.graphs, backward=backward)
+    return list(explain(inquiry.model, seen, inquiry.questions, seed=inquiry.seed, passes=passes).answers)
+
+
 def alone(run: Run, worker: Worker, inquiry: Any, units: list[int], preprocessing: Preprocessing) -> Stages:
     """Every stage of some shards, one after the other. The first shard warms up and is not counted."""
     stages = Stages()
@@ -100,7 +110,7 @@ def alone(run: Run, worker: Worker, inquiry: Any, units: list[int], preprocessin
         with stages.of("normalise"):
             seen = to_device(inquiry, images, arrival)
         with stages.of("compute"):
-            answers = list(explain(inquiry.model, seen, inquiry.questions, rows_per_pass=inquiry.rows_per_pass).answers)
+            answers = bare_engine(inquiry, seen)
         with stages.of("statistics"):
             tables = [numbers(answer.attribution) for answer in answers]
         with stages.of("rounding"):
@@ -217,7 +227,7 @@ def one_method(options: argparse.Namespace, method: str, folder: Path, *, has_gp
     worker, inquiry = ready_worker(run)
     preprocessing, units = planned.loaded.preprocessing, run.pending()
     first = units[: options.alone + 1]
-    stages = alone(run, worker, inquiry, first, preprocessing)
+    stages = worker.in_its_thread(partial(alone, run, worker, inquiry, first, preprocessing))
     images = sum(len(run.unit_rows(unit)) for unit in first[1:])
     wall = together(
         run, worker, units[len(first) :], preprocessing, options.decoders, GPU_QUEUE_DEPTH if has_gpu else 2

@@ -102,7 +102,8 @@ class Cuda:
 
     def event(self, stream: Any) -> Any:
         """A mark behind all that the stream was asked so far."""
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        # Blocking: a thread that waits sleeps, and leaves its core to decoding.
+        event = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         event.record(stream)
         return event
 
