@@ -29,16 +29,23 @@ def round_mantissa(array: np.ndarray, keep_bits: int) -> np.ndarray:
         return exact
     bits = exact.view(np.uint32)
     mask = np.uint32((1 << dropped) - 1)
-    if not any((row & mask).any() for row in np.atleast_2d(bits)):  # row by row: no second array of this size
+    rows = np.atleast_2d(bits)  # one after the other: what a row takes on the way stays in the processor's cache
+    if not any((row & mask).any() for row in rows):
         return exact  # rounded on the device already
+    rounded = np.empty_like(exact)
+    for row, into in zip(rows, np.atleast_2d(rounded.view(np.uint32)), strict=True):
+        _round_into(into, row, dropped, ~mask)
+    return rounded
+
+
+def _round_into(rounded: np.ndarray, bits: np.ndarray, dropped: int, kept: np.uint32) -> None:
     # Adding half a step, less one where the last kept bit is even, carries into it exactly when it must round up.
-    rounded = bits >> np.uint32(dropped)
+    np.right_shift(bits, np.uint32(dropped), out=rounded)
     rounded &= np.uint32(1)
     rounded += np.uint32((1 << (dropped - 1)) - 1)
     rounded += bits
-    rounded &= ~mask
-    finite = np.isfinite(exact)
-    return np.where(finite, rounded.view(np.float32), exact) if not finite.all() else rounded.view(np.float32)
+    rounded &= kept
+    np.copyto(rounded, bits, where=~np.isfinite(bits.view(np.float32)))
 
 
 def stored(spec: ArraySpec, store: Store) -> ArraySpec:
