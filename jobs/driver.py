@@ -34,6 +34,7 @@ from jobs.events import (
     Faulted,
     Finish,
     Finished,
+    ReleaseWorker,
     Resized,
     Started,
     StartWorker,
@@ -175,6 +176,9 @@ class Driver:
             case StopWorker(slot, generation, reason):
                 logger.warning("worker stopped", extra={"slot": slot, "generation": generation, "reason": reason})
                 self._bury(slot, generation)
+            case ReleaseWorker(slot, generation):
+                logger.info("worker released", extra={"slot": slot, "generation": generation})
+                self._part(slot, generation)
             case Decode(ticket, piece):
                 rows = self._run.index_rows(piece.rows)
                 pixels, report = self._decode.remote(rows, self._preprocessing)
@@ -285,13 +289,18 @@ class Driver:
             self._tell(WorkerLost(about.slot, about.generation, error, is_innocent))
 
     def _bury(self, slot: int, generation: int) -> bool:
+        if is_news := self._part(slot, generation):
+            self._metric("ascribe_workers_lost", 1)
+        return is_news
+
+    def _part(self, slot: int, generation: int) -> bool:
+        """End a worker, if it is the one that has this place."""
         holder = self._hands.workers.get(slot)
         if holder is None or holder[0] != generation:
             return False
         del self._hands.workers[slot]
         self._hands.reports.pop(slot, None)
         holder[1].kill()
-        self._metric("ascribe_workers_lost", 1)
         return True
 
     def _tell(self, event: Any) -> None:

@@ -93,6 +93,14 @@ class StopWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class ReleaseWorker:
+    """There is nothing left for it to do: its machine may go."""
+
+    slot: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class Decode:
     ticket: int
     piece: Piece
@@ -123,4 +131,4 @@ class Abort:
     reason: str
 
 
-Action = StartWorker | StopWorker | Decode | Attribute | Drop | Finish | Abort
+Action = StartWorker | StopWorker | ReleaseWorker | Decode | Attribute | Drop | Finish | Abort

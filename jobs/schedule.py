@@ -18,6 +18,7 @@ from jobs.events import (
     Finish,
     Finished,
     Piece,
+    ReleaseWorker,
     Resized,
     Started,
     StartWorker,
@@ -39,7 +40,7 @@ def observe(state: State, event: Event, now: float) -> None:
     match event:
         case WorkerReady(slot, generation):
             if (place := _place(state, slot, generation)) and place.phase == "starting":
-                place.phase = "ready"
+                place.phase, place.idle_since = "ready", state.now
         case WorkerLost(slot, generation, error, is_innocent):
             if place := _place(state, slot, generation):
                 _lose(state, place, Fault("lost" if is_innocent else "died", "attribute", error))
@@ -74,6 +75,7 @@ def next(state: State, now: float) -> tuple[Action, ...]:  # noqa: A001  # `sche
     actions.extend(_assign(state))
     actions.extend(_hedge(state))
     actions.extend(_decode(state))
+    actions.extend(_release(state))
     actions.extend(Drop(ticket) for ticket in state.dropped)
     state.dropped.clear()
     return tuple(actions)
@@ -131,6 +133,7 @@ def _land(state: State, ticket: int) -> Flight | None:
         place = state.slots[flight.slot]
         place.tickets.remove(ticket)
         place.current = None if place.current == ticket else place.current
+        place.idle_since = state.now
         if place.tickets and (following := state.flights[place.tickets[0]]).phase == "assigned":
             following.phase, following.since = "running", state.now
     return flight
@@ -195,9 +198,10 @@ def _wake(state: State) -> None:
 def _start_workers(state: State) -> Iterator[Action]:
     wanted = min(len(state.slots), len(state.pending))
     for slot, place in enumerate(state.slots):
-        if slot < wanted and place.phase == "absent" and place.not_before <= state.now:
+        is_wanted = slot < wanted and (not place.is_released or state.queue)
+        if is_wanted and place.phase == "absent" and place.not_before <= state.now:
             place.generation += 1
-            place.phase = "starting"
+            place.phase, place.is_released = "starting", False
             yield StartWorker(slot, place.generation)
 
 
@@ -264,6 +268,18 @@ def _hedge(state: State) -> Iterator[Action]:
         if is_late and idle > waiting and flying.count(flight.piece.unit) == 1 and not flight.piece.is_probe:
             waiting += 1
             yield _launch(state, flight.piece)
+
+
+def _release(state: State) -> Iterator[Action]:
+    """Let go who idles while others finish, so that an autoscaler can take the machine; late enough for every hedge."""
+    is_more_to_come = state.queue or state.delayed or any(flight.slot < 0 for flight in state.flights.values())
+    if is_more_to_come:
+        return
+    idle_s = max(state.policy.idle_s, 3.0 * statistics.median(state.seconds) if state.seconds else 0.0)
+    for slot, place in enumerate(state.slots):
+        if place.phase == "ready" and not place.tickets and state.now - place.idle_since > idle_s:
+            place.phase, place.is_released = "absent", True
+            yield ReleaseWorker(slot, place.generation)
 
 
 def _overdue(state: State) -> Iterator[Action]:

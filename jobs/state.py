@@ -23,6 +23,7 @@ class Policy:
     stall_timeout_s: float = 600.0
     deadline_s: float | None = None  # of one shard; None: from the shards that went before
     warm_up_s: float = 900.0  # more, for the first shard of a worker (compilation, autotuning)
+    idle_s: float = 60.0  # after which a worker with nothing left to do is let go
     hopeless_shards: int = 3  # that use up their attempts before anything succeeds: then it's not the images
     worker_starts: int = 3  # that may fail before any worker has been alive
 
@@ -43,6 +44,8 @@ class Slot:
     phase: Literal["absent", "starting", "ready"] = "absent"
     tickets: list[int] = field(default_factory=list)
     current: int | None = None  # the ticket it said it computes
+    idle_since: float = 0.0
+    is_released: bool = False  # it had nothing to do; its place is filled again only if work comes back
     finished: int = 0  # by this generation; the first one warms it up
     lost: int = 0  # generations in a row that finished nothing
     not_before: float = 0.0

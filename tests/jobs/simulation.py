@@ -13,6 +13,7 @@ from jobs.events import (
     Faulted,
     Finish,
     Finished,
+    ReleaseWorker,
     Started,
     StartWorker,
     StopWorker,
@@ -57,6 +58,9 @@ class World:
             case StopWorker(slot, generation):
                 if self.alive.get(slot) == generation:
                     self.bury(slot, tell=False)
+            case ReleaseWorker(slot, generation):
+                assert self.alive[slot] == generation
+                del self.alive[slot]
             case _:
                 self.todo.append(action)
 

@@ -18,6 +18,7 @@ from jobs.events import (
     Finish,
     Finished,
     Piece,
+    ReleaseWorker,
     Resized,
     Started,
     StartWorker,
@@ -301,6 +302,25 @@ def test_stragglers_are_hedged_by_idle_workers_near_the_end():
             hand.tell(Finished(ticket, flight.piece))
     hand.tell(Finished(first, tickets[first]), Finished(first, tickets[first]))
     assert 0 not in hand.state.pending
+
+
+def test_idle_workers_are_let_go_at_the_end_and_come_back_if_work_does():
+    hand = Hand(units=3, length=1, workers=3)
+    hand.next()
+    hand.tell(*[WorkerReady(slot, 0) for slot in range(3)])
+    hand.tell(*[Decoded(ticket) for ticket in list(hand.state.flights)])
+    assigned = hand.next(Attribute)
+    last = assigned[0]
+    hand.tell(*[Finished(a.ticket, a.piece) for a in assigned[1:]])
+    hand.now = 59.0
+    assert not hand.next(ReleaseWorker)
+    hand.now = 61.0
+    assert {action.slot for action in hand.next(ReleaseWorker)} == {a.slot for a in assigned[1:]}
+    hand.now = 500.0
+    assert not hand.next(StartWorker)
+    hand.tell(WorkerLost(last.slot, 0, "gone"))
+    hand.now = 600.0
+    assert StartWorker(0, 1) in hand.next()
 
 
 def test_too_many_failures_end_the_run():
