@@ -96,6 +96,9 @@ class _Hands:
     pixels: dict[int, Any] = field(default_factory=dict)
     asked: dict[Any, _Asked] = field(default_factory=dict)
     reports: dict[int, Report] = field(default_factory=dict)
+    unreachable: set[int] = field(
+        default_factory=set
+    )  # slots: a call got lost, and whether the worker lives is not known
 
 
 class Driver:
@@ -216,7 +219,9 @@ class Driver:
         self._tell(WorkerReady(about.slot, about.generation))
 
     def _hear_report(self, about: _Asked, answer: Any) -> None:
-        if isinstance(answer, Report):
+        if isinstance(answer, Report) and about.slot in self._hands.unreachable:
+            self._lose(about, "the worker was out of reach for a while", is_innocent=True)
+        elif isinstance(answer, Report):
             self._hands.reports[about.slot] = answer
             if answer.ticket is not None:
                 self._tell(Started(answer.ticket))
@@ -244,6 +249,8 @@ class Driver:
             )
             self._metric("ascribe_shards_failed", 1)
             self._tell(Faulted(about.ticket, fault))
+        elif isinstance(answer, ActorUnavailableError):  # so does a death begin, too: the next report tells which it is
+            self._hands.unreachable.add(about.slot)
         elif is_worker_loss(answer):
             self._lose(about, told(answer), is_innocent=is_innocent(answer))
         else:  # its pixels were lost on the way, or came with an error
@@ -300,6 +307,7 @@ class Driver:
             return False
         del self._hands.workers[slot]
         self._hands.reports.pop(slot, None)
+        self._hands.unreachable.discard(slot)
         holder[1].kill()
         return True
 

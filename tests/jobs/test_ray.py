@@ -131,6 +131,15 @@ def test_a_run_that_cannot_succeed_says_why(cluster, folder, tmp_path):
         driver.drive()
 
 
+def test_a_model_that_knows_nothing_of_the_labels_is_doubted_once(cluster, tmp_path):
+    photographs = tiny.photographs(tmp_path / "photographs", 120)
+    run, spec = tiny.new_run(photographs, tmp_path / "run", methods=("saliency",), shard_length=20)
+    warnings = []
+    assert Driver(run, spec, Watch(warn=warnings.append)).drive().how == "finished"
+    [warning] = warnings
+    assert "near chance" in warning
+
+
 def test_too_many_failures_end_the_run(cluster, tmp_path):
     photographs = tiny.photographs(tmp_path / "photographs", 2)
     for number in range(3):
