@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,7 +17,7 @@ from storage import commits, compaction, derived, layout, queries, recovery, tab
 from storage.errors import MissingObjectError, RunExistsError, RunMissingError, StoreError
 from storage.index import Index, encode_index
 from storage.layout import Table
-from storage.maps import Attributions
+from storage.maps import Attributions, image_numbers
 from storage.objects import Objects, open_objects
 from storage.records import ArraySpec, Commit, RunRecord, Store, from_json, to_json
 from storage.shards import Each
@@ -123,6 +124,12 @@ class Run:
     def index_rows(self, images: Sequence[int]) -> pa.Table:
         """Some rows of the index in this order, without holding all of it."""
         return self._index.rows(images)
+
+    def images(self, rows: int | slice | Sequence[int] | np.ndarray) -> pa.Table:
+        """Rows of the index: key, label, and where each image lies."""
+        if isinstance(rows, slice):
+            return self.index.take(pa.array(np.arange(self.image_count)[rows]))
+        return self.index.take(pa.array(np.atleast_1d(image_numbers(rows, self.image_count))))
 
     @property
     def image_count(self) -> int:

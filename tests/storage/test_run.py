@@ -25,6 +25,35 @@ from tests.storage.runs import (
 )
 
 
+def test_maps_are_chosen_as_numpy_chooses_rows(uri):
+    run = write_all(make_run(uri))
+    maps = run.attributions("grad_cam")
+    whole = maps[:]
+    mask = np.arange(10) % 3 == 1
+    for rows in (0, -1, np.int64(4), slice(-3, None), [3, 1, 3], [-1, 0], np.array([7]), mask):
+        np.testing.assert_array_equal(maps[rows], whole[rows])
+    assert maps[[]].shape == (0, *whole.shape[1:])
+    for rows, told in (
+        (10, "image 10 of 10"),
+        (-11, "image -11 of 10"),
+        ([1, 99], "image 99 of 10"),
+        (mask[:4], "a mask of 4 over 10"),
+    ):
+        with pytest.raises(IndexError, match=told):
+            maps[rows]
+    with pytest.raises(TypeError):
+        maps[[0.5]]
+
+
+def test_images_are_rows_of_the_index(uri):
+    run = make_run(uri)
+    assert run.images([3, -1])["image"].to_pylist() == [3, 9]
+    assert run.images(slice(2, 4))["key"].to_pylist() == run.index["key"].to_pylist()[2:4]
+    assert run.images(5).to_pylist() == run.index.slice(5, 1).to_pylist()
+    with pytest.raises(IndexError, match="image 10 of 10"):
+        run.images([10])
+
+
 def test_what_is_written_is_read_back(uri):
     run = write_all(make_run(uri), failed=[5])
     again = Run.open(uri)
