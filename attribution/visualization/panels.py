@@ -1,5 +1,6 @@
 """Panels for people: original, heat map and overlay side by side, on each map's own scale or on one shared scale."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -93,7 +94,9 @@ def save(figure: Figure, target: str | Path | BinaryIO) -> None:
     undated: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(
         form, {}
     )
-    figure.savefig(target, format=form, metadata=undated, facecolor="white")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a key may be in any script; boxes stand for it
+        figure.savefig(target, format=form, metadata=undated, facecolor="white")
 
 
 def _scales(planes: Sequence[Array], scale: Scale) -> list[float]:

@@ -83,7 +83,8 @@ def _headline(text: str, width: float) -> str:
 
 
 def wrapped(text: str, width: float, size: float) -> str:
-    """Broken into lines of `width` inches; a word longer than a line, such as a key, is broken too."""
+    """Broken into lines of `width` inches; a word longer than a line, such as a key, is broken too. Control characters are spelled out."""
+    text = "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
     return "\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, _letters(width, size)))
 
 

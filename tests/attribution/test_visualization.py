@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -279,6 +280,16 @@ def test_no_word_of_a_sheet_is_cut_or_hides_another(key, method, count):
             assert box.x0 >= 0 and box.y0 >= 0, words
             assert box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, words
             assert not [other for other, each in boxes[:number] if each.overlaps(box)], words
+
+
+def test_any_key_is_drawn_as_text_and_without_a_warning(tmp_path):
+    hostile = "$x^2$ \x1b[31mred\tcat \u732b \u202e.jpg\r"
+    figure = panel(IMAGE, [Map(hostile, ATTR.transpose(2, 0, 1))], caption=hostile)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save(figure, tmp_path / "hostile.png")
+    assert all(character.isprintable() for words, _ in texts(figure) for character in words.replace("\n", ""))
+    assert any("$x^2$ \\x1b[31m" in words for words, _ in texts(figure))
 
 
 def test_contact_sheet_of_nothing_says_so():
