@@ -43,8 +43,8 @@ class Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # Click ends quietly where the reader, such as head, has seen enough
         except Exception as error:  # the one border where every error is met
             if ctx.find_root().meta.get("debug"):
                 traceback.print_exc()

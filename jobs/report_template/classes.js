@@ -5,6 +5,7 @@ function drawClasses(root) {
   const box = make("input", { type: "search", id: "class-filter", placeholder: "part of a name", autocomplete: "off", spellcheck: "false", oninput: () => draw() });
   const looked = run.perClass.some((line) => Object.keys(line.places).length);
   const order = { by: "border", down: true };
+  let lines = 100; // at first: a thousand rows take seconds to draw
   const columns = [
     ["name", "Class", (line) => className(line.id)], ["n", "Images", (line) => line.n], ["right", "Correct", (line) => line.right],
     ["border", "Border", (line) => line.places[method().group]?.border_share?.[0] ?? null],
@@ -20,7 +21,8 @@ function drawClasses(root) {
     holder.replaceChildren(make("table", { id: "class-table" },
       make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "Map"), columns.map(([key, title]) => make("th", { scope: "col", class: key === "n" || key === "right" ? "number wide-only" : null, "aria-sort": order.by === key ? (order.down ? "descending" : "ascending") : null },
         make("button", { type: "button", onclick: () => { order.down = order.by === key ? !order.down : key !== "name"; order.by = key; draw(); } }, title, order.by === key ? (order.down ? " ↓" : " ↑") : ""))))),
-      make("tbody", {}, sorted.map(classLine))),
+      make("tbody", {}, sorted.slice(0, lines).map(classLine))),
+      sorted.length > lines ? make("p", {}, make("button", { type: "button", id: "all-classes", onclick: () => { lines = sorted.length; draw(); } }, `Show all ${whole(sorted.length)} classes`)) : "",
       sorted.length ? "" : make("p", { class: "soft" }, needle ? "No class has this in its name." : "No image with a class is done yet."));
   }
   function classLine(line) {

@@ -215,6 +215,12 @@ def test_export_names_its_files(call, run):
     ]
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(run):
+    command = f"{sys.executable} cli.py query {run} 'select * from range(200000)' --format csv | head -1"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("range\n", "")
+
+
 def test_serve_prints_its_address_and_answers(run):
     command = [sys.executable, str(ROOT / "cli.py"), "serve", run, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as server:
