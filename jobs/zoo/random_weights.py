@@ -12,7 +12,7 @@ _NOISE_IMAGE_COUNT = 8  # BatchNorm's variance over 8 images of 7 x 7 positions 
 
 def build_seeded(build: Callable[[], nn.Module], name: str, crop: tuple[int, int]) -> nn.Module:
     """`build()` with weights that depend on `name` alone, BatchNorm calibrated on noise, and no head left at zero."""
-    with _seeded(zlib.crc32(name.encode())):
+    with _seeded(zlib.crc32(name.encode())), _one_thread():
         model = build().eval()
         _redraw_zero_heads(model)
         _calibrate(model, torch.randn(_NOISE_IMAGE_COUNT, 3, *crop))
@@ -25,6 +25,17 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Several threads add up in another order: a driver with two would calibrate otherwise than its workers with one each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _redraw_zero_heads(model: nn.Module) -> None:

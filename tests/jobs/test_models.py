@@ -52,6 +52,19 @@ class TestRandom:
         assert load(f"{SMALL}:random").digest == small.digest
         assert load("shufflenet_v2_x1_0:random").digest != small.digest
 
+    def test_random_weights_do_not_depend_on_the_number_of_threads(self):
+        """A driver has as many as there are cores, its workers one each; both must find the same weights."""
+        before = torch.get_num_threads()
+        digests = set()
+        try:
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                digests.add(load("resnet50:random").digest)
+                assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+        assert len(digests) == 1
+
     def test_leaves_the_global_generator_as_it_was(self):
         before = torch.random.get_rng_state()
         load(f"{SMALL}:random")
