@@ -33,7 +33,8 @@ class Snapshot:
 
     def line(self) -> str:
         """For programs: what `from_line` reads."""
-        return PREFIX + json.dumps(asdict(self))
+        rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self).items()}
+        return PREFIX + json.dumps(rounded)
 
     def sentence(self) -> str:
         """For people who read a log."""
