@@ -98,3 +98,10 @@ def scaled(weights: Tensor, features: Features) -> Features:
 def expanded(features: Features, like: Features) -> Features:
     """A single row repeated, without memory, for every row of `like`."""
     return bundled([part.expand_as(other) for part, other in zip(parts_of(features), parts_of(like), strict=True)])
+
+
+def sent(numbers: Tensor, device: torch.device) -> Tensor:
+    """Numbers of the host on a device; the host does not wait for what the device has to do first."""
+    if device.type != "cuda" or numbers.device == device:
+        return numbers.to(device)
+    return numbers.pin_memory().to(device, non_blocking=True)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from attribution.bundle import Features, bundled, parts_of
+from attribution.bundle import Features, bundled, parts_of, sent
 
 
 def region_counts(mask: Features, rows: int) -> Tensor:
@@ -43,7 +43,7 @@ def region_sizes(mask: Features, like: Features) -> Features:
 def _by_feature(values: Tensor, mask: Tensor) -> Tensor:
     """(N, regions), (1 or N, *features) -> (N, *features)"""
     regions = flat_rows(mask).expand(len(values), -1)
-    return values.to(mask.device).gather(1, regions).reshape(len(values), *mask.shape[1:])
+    return sent(values, mask.device).gather(1, regions).reshape(len(values), *mask.shape[1:])
 
 
 def flat_rows(part: Tensor) -> Tensor:

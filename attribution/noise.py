@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attribution.bundle import Features, bundled, parts_of, per_row
+from attribution.bundle import Features, bundled, parts_of, per_row, sent
 from attribution.errors import AttributionError
 
 Stdev = float | str | tuple[float, ...]
@@ -44,7 +44,7 @@ class Draws:
         numbers = [
             torch.rand((), generator=self.generator(key, "uniform", draw), dtype=torch.float64) for key in self.keys
         ]
-        return torch.stack(numbers).to(like)
+        return sent(torch.stack(numbers), like.device).to(like)
 
     def integers(self, high: int, draw: int) -> Tensor:
         """One integer in [0, high) per image, on the CPU.  (N,)"""

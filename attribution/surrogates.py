@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attribution.bundle import sent
+
 
 class Surrogate:
     """Weighted least squares from regions kept or not to the score, one model an image, with an intercept.
@@ -20,7 +22,9 @@ class Surrogate:
     def add(self, kept: Tensor, score: Tensor, weight: Tensor | float) -> None:
         """One sample of every image.  kept (N, regions) bool, score (N,), weight (N,)"""
         self._dtype = score.dtype
-        row = torch.cat([torch.ones_like(score).unsqueeze(1), score.unsqueeze(1), kept.to(score)], 1).double()
+        row = torch.cat(
+            [torch.ones_like(score).unsqueeze(1), score.unsqueeze(1), sent(kept, score.device).to(score)], 1
+        ).double()
         weights = torch.as_tensor(weight, dtype=torch.float64, device=row.device).expand(len(row))
         self._sums = self._sums + weights[:, None, None] * row.unsqueeze(2) * row.unsqueeze(1)
 

@@ -87,12 +87,11 @@ class Bench:
         """One forward, and one forward and backward, over all images."""
         x = self.x[: self.rows].to(next(model.parameters()).dtype)
         target = self.target[: self.rows]
-        score = Score(model=model, target=target)
-        layer = Layer(score, model.get_submodule(self.layer)).place
-        tail = Layer(score, layer).tail(x) if place == "tail" else None
-        features = Layer(score, layer).features(x) if place == "tail" else x
-        site = {"input": Input(score), "layer": Layer(score, layer), "tail": tail}[place]
-        under = backward_under(self.precision)
+        score, under = Score(model=model, target=target), backward_under(self.precision)
+        layer = Layer(score, model.get_submodule(self.layer), Passes(backward=under))
+        tail = layer.tail(x) if place == "tail" else None
+        features = layer.features(x) if place == "tail" else x
+        site = {"input": Input(score), "layer": layer, "tail": tail}[place]
         whole = fast or model
 
         def forward() -> object:
@@ -100,9 +99,8 @@ class Bench:
                 return tail.score(features) if tail is not None else whole(x)
 
         def both() -> object:
-            with under():
-                if place != "input":
-                    return site.gradient(features)
+            if place != "input":
+                return site.gradient(features)
             leaf = x.detach().requires_grad_()
             out = whole(leaf)
             with under():

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from attribution.bundle import Features, bundled, parts_of, per_row
 from attribution.method import Cost, Method
 from attribution.regions import sliding_windows
@@ -29,7 +27,7 @@ class Occlusion(Method):
         totals = []
         for number, part in enumerate(parts_of(x)):
             reference = parts_of(baseline)[number].expand_as(part)
-            total, hits = torch.zeros(part.shape).to(whole), torch.zeros(part[:1].shape).to(whole)
+            total, hits = whole.new_zeros(part.shape), whole.new_zeros(part[:1].shape)
             for window in sliding_windows(tuple(part.shape[1:]), self.window, self.stride):
                 occluded = part.clone()
                 occluded[window] = reference[window]

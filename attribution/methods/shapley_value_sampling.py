@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from attribution.bundle import Features
+from attribution.bundle import Features, sent
 from attribution.coalitions import composed, credited, region_counts
 from attribution.method import Cost
 from attribution.methods.regional import Regional
@@ -36,8 +36,8 @@ class ShapleyValueSampling(Regional):
                 after = whole
                 if not bool(complete.all()):
                     joined = f.score(composed(rank <= joining, mask, end, start))
-                    after = torch.where(complete.to(joined.device), whole, joined)
-                values += (rank == joining).to(after) * (after - before).unsqueeze(1)
+                    after = torch.where(sent(complete, joined.device), whole, joined)
+                values += sent(rank == joining, after.device) * (after - before).unsqueeze(1)
                 before = after
         return credited(values / self.n_samples, mask, like=end)
 

@@ -6,7 +6,7 @@ from math import comb
 import torch
 from torch import Tensor
 
-from attribution.bundle import Features
+from attribution.bundle import Features, sent
 from attribution.coalitions import composed, credited, region_counts
 from attribution.method import Cost
 from attribution.methods.regional import Regional
@@ -34,7 +34,7 @@ class ShapleyValues(Regional):
         for coalition in range(2**most):
             kept = torch.tensor([bool(coalition >> region & 1) for region in range(most)])
             score = f.score(composed(kept.expand(len(x), -1), mask, end, start))
-            values = values + shares(kept, counts).to(score.device) * score.unsqueeze(1)
+            values = values + sent(shares(kept, counts), score.device) * score.unsqueeze(1)
         return credited(values.to(score), mask, like=end)
 
     def cost(self, image_shape: tuple[int, ...]) -> Cost:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attribution.bundle import Features, parts_of, row_sum
+from attribution.bundle import Features, parts_of, row_sum, sent
 from attribution.coalitions import composed, credited, region_counts
 from attribution.errors import ExpressionError
 from attribution.metrics.metric import Case, Metric
@@ -43,7 +43,9 @@ class Infidelity(Metric):
         def perturb(draw: int) -> tuple[Features, Features]:
             kept = case.draws.table(counts, draw) >= self.removed
             near = composed(kept, mask, end, start)
-            return end - near if case.shares is None else credited((~kept).to(end), mask, like=end), near
+            return end - near if case.shares is None else credited(
+                sent(~kept, end.device).to(end), mask, like=end
+            ), near
 
         foretelling = case.attribution if case.shares is None else case.shares
         return infidelity(f.score, end, foretelling, perturb, n_samples=self.n_samples)
