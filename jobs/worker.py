@@ -221,6 +221,8 @@ class Worker:
                 else:
                     out.fail(item)
             out.mark(**self._marks, out_of_memory=computed.backoffs(self._inquiry.rows_per_pass) > 0)
+            if (graphs := self._inquiry.graphs) is not None and graphs.refused:
+                out.mark(not_captured=sorted(set(graphs.refused)))
             staged = time.perf_counter()
         self._record("ascribe_encode_seconds", staged - started)
         self._record("ascribe_write_seconds", time.perf_counter() - staged)
