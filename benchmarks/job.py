@@ -6,7 +6,8 @@
 
 throughput: bare engine and job in turn, on as many processes with as many threads as the job has workers. Bare: the
 prepared model explains preloaded tensors. Job: local Ray, driver, decoding, writing at the default settings, from the first
-commit to the last. By the clock, and by the processor time of every process of the job, which other load disturbs less.
+commit to the last. By the clock, and by the processor time of workers and decoding, which other load disturbs less; what the
+driver and Ray's own processes take goes by the second and not by the image, and is printed beside it.
 startup: seconds from `python cli.py submit` to each milestone until the first shard is committed.
 memory: the largest resident memory of the driver and of its workers, for each number of images.
 The stages of a worker one by one, without Ray: benchmarks/stages.py.
@@ -180,18 +181,23 @@ def job(run: Any, spec: Any) -> Rate:
     from jobs.driver import Driver, Watch
     from jobs.submit import local_ray
 
-    marks: list[tuple[int, float, float]] = []
+    marks: list[tuple[int, float, float, float]] = []
 
     def show(snapshot: Any) -> None:
         if snapshot.done and (not marks or snapshot.done != marks[-1][0]):
-            marks.append((snapshot.done, time.perf_counter(), family_seconds()))
+            marks.append((snapshot.done, time.perf_counter(), *family_seconds()))
 
     with local_ray(dashboard=False):
         ending = Driver(run, spec, Watch(show=show)).drive()
     assert ending.how == "finished", ending
-    (first, start, before), (last, end, after) = marks[0], marks[-1]
-    found = Rate(last - first, end - start, after - before)
-    print(f"  job:  {found.per_second:.2f} images/s, {1000 * found.cpu_each:.1f} ms of processors each", flush=True)
+    (first, start, *before), (last, end, *after) = marks[0], marks[-1]
+    own, rays = (now - then for then, now in zip(before, after, strict=True))
+    found = Rate(last - first, end - start, own)
+    print(
+        f"  job:  {found.per_second:.2f} images/s, {1000 * found.cpu_each:.1f} ms of processors each in workers and "
+        f"decoding; the driver and Ray take {1000 * rays / found.wall:.0f} ms of every second",
+        flush=True,
+    )
     return found
 
 
@@ -325,16 +331,21 @@ def family(root: int) -> list[int]:
     return found
 
 
-def family_seconds() -> float:
-    """Processor seconds of this process and of all that came of it and live."""
-    total = 0.0
+def family_seconds() -> tuple[float, float]:
+    """Processor seconds of workers and decoding, and of the driver and what else Ray runs."""
+    own = rays = 0.0
     for pid in family(os.getpid()):
         try:
+            name = Path(f"/proc/{pid}/cmdline").read_text()
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            total += (int(fields[11]) + int(fields[12])) / TICKS
         except (OSError, ValueError):
             continue
-    return total
+        seconds = (int(fields[11]) + int(fields[12])) / TICKS
+        if name.startswith("ray::") and "Agent" not in name:
+            own += seconds
+        else:
+            rays += seconds
+    return own, rays
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ class TestRandom:
         before = torch.get_num_threads()
         digests = set()
         try:
-            for threads in (1, 2, 3):
+            for threads in (1, 2):
                 torch.set_num_threads(threads)
                 digests.add(load("resnet50:random").digest)
                 assert torch.get_num_threads() == threads
