@@ -54,8 +54,11 @@ def check_address(address: str) -> None:
     try:
         parts = urlsplit(address)
         is_whole = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        has_credentials = parts.username is not None
     except ValueError:  # brackets that do not close, a port that is no port
-        is_whole = False
+        is_whole = has_credentials = False
+    if has_credentials:  # without the value: an address is printed in many a message
+        raise AddressError("the address has credentials in it; give them in RAY_JOB_HEADERS or RAY_AUTH_TOKEN")
     if not is_whole:
         raise AddressError(f"address {address!r} names no host and port, as http://HEAD:8265 does")
 

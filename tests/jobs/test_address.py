@@ -45,6 +45,12 @@ def test_half_an_address_is_no_address(wrong):
         check_address(wrong)
 
 
+def test_a_password_in_an_address_is_refused_and_not_repeated():
+    with pytest.raises(AddressError, match="RAY_JOB_HEADERS") as raised:
+        check_address("http://user:hush-hush@head:8265")
+    assert "hush" not in str(raised.value)
+
+
 def test_nobody_there_is_one_line():
     with pytest.raises(SilentError, match=r"nothing answers at http://127\.0\.0\.1:9 \(.*refused"):
         Jobs("http://127.0.0.1:9")
