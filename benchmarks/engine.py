@@ -30,6 +30,7 @@ from attribution.resolve import last_convolution
 from attribution.site import Input, Layer, Score
 from jobs.devices import backward_under, compile_model, prepare_model, tf32, use_device
 from jobs.models import load
+from jobs.precision import available, choose
 
 warnings.filterwarnings("ignore")
 
@@ -52,8 +53,10 @@ class Bench:
     """One model, some images, and the bare passes to compare with."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        self.precision, self.rows, self.compiles = arguments.precision, arguments.rows, arguments.compile
-        self.device = use_device(arguments.precision, arguments.threads or torch.get_num_threads(), wants_gpu=True)
+        self.asked, self.rows, self.compiles = arguments.precision, arguments.rows, arguments.compile
+        self.threads = arguments.threads or torch.get_num_threads()
+        self.use("float32" if self.asked == "auto" else self.asked)
+        self._compiled: dict[tuple[object, ...], Callable[..., object] | None] = {}
         self.loaded = load(arguments.model)
         self.images = photographs(self.loaded, arguments.images, arguments.count, self.device)
         self.x = self.images.pixels
@@ -65,14 +68,39 @@ class Bench:
         self.mask = self.mask.expand(1, 3, 224, 224).to(self.device)
         self.black = torch.zeros_like(self.x[:1])
 
+    def use(self, precision: str) -> None:
+        self.precision = precision
+        self.device = use_device(precision, self.threads, wants_gpu=True)
+
+    def settle(self, question: Question) -> str:
+        """With `--precision auto`, use what a run of this question would, chosen on these images; what was tried, as text."""
+        if self.asked != "auto":
+            return ""
+        names = available(torch.cuda.get_device_capability()) if self.device.type == "cuda" else ()
+
+        def maps_in(precision: str) -> list[torch.Tensor]:
+            self.use(precision)
+            model = prepare_model(self.loaded, [question], precision, self.device).model
+            (answer,) = self.method(model, None, question)()
+            return [answer.attribution]
+
+        choice = choose(names, maps_in)
+        self.use(choice.precision)
+        return f"  {choice.precision} of " + ", ".join(f"{name} {kept:.3f}" for name, kept in choice.tried.items())
+
     def question(self, expression: str) -> Question:
         return resolve(parse(expression), self.given, self.x[:1])
 
     def prepared(self, question: Question) -> tuple[nn.Module, Callable[..., object] | None]:
         """The model as a worker has it, and its compiled form where that was asked for."""
         model = prepare_model(self.loaded, [question], self.precision, self.device).model
-        crop = tuple(self.x.shape[-2:])
-        return model, compile_model(model, self.rows, crop)[0] if self.compiles else None
+        if not self.compiles or question.at or question.of:
+            return model, None
+        # Models prepared alike are the same function; compiling takes longer than most methods.
+        key = (self.precision, sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()))
+        if key not in self._compiled:
+            self._compiled[key] = compile_model(model, self.rows, tuple(self.x.shape[-2:]))[0]
+        return model, self._compiled[key]
 
     def method(self, model: nn.Module, fast: Callable[..., object] | None, question: Question) -> Callable[[], object]:
         graphs = Graphs() if self.device.type == "cuda" else None
@@ -263,6 +291,7 @@ class Measured:
     speedup: tuple[float, float, float] | None
     milliseconds: dict[str, float]
     """An image's, by command."""
+    precision: str = ""
 
     def __str__(self) -> str:
         low, middle, high = self.efficiency
@@ -270,11 +299,17 @@ class Measured:
         if self.speedup is not None:
             low, middle, high = self.speedup
             text += f"  Captum {middle:6.2f} x ({low:.2f}-{high:.2f})"
-        return text + "  ms/image: " + "  ".join(f"{name} {value:.3f}" for name, value in self.milliseconds.items())
+        return (
+            text
+            + "  ms/image: "
+            + "  ".join(f"{name} {value:.3f}" for name, value in self.milliseconds.items())
+            + self.precision
+        )
 
 
 def measured(bench: Bench, case: Case, arguments: argparse.Namespace) -> Measured:
     question = bench.question(case.expression.replace("@", f'"{bench.layer}"'))
+    precision = bench.settle(question)
     model, fast = bench.prepared(question)
     commands = {**bench.bare(model, fast, case.place), "method": bench.method(model, fast, question)}
     commands["method"]()  # met; captured in the round that warms up
@@ -296,6 +331,7 @@ def measured(bench: Bench, case: Case, arguments: argparse.Namespace) -> Measure
         efficiency=(efficiencies[0], statistics.median(efficiencies), efficiencies[-1]),
         speedup=ratios(best, timed["method"], share) if best else None,
         milliseconds={name: 1000 * timing.median / images[name] for name, timing in timed.items()},
+        precision=precision,
     )
 
 
@@ -312,7 +348,7 @@ def main() -> None:
     )
     parser.add_argument("--methods", help="only expressions that begin with one of these, separated by ;")
     parser.add_argument("--captum", action="store_true")
-    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--precision", default="float32", help="auto: for each method what a run would choose")
     parser.add_argument("--compile", action="store_true", help="as a long run on a GPU does")
     arguments = parser.parse_args()
     bench = Bench(arguments)
