@@ -66,7 +66,6 @@ def pictures(cluster: Cluster, job: str, folder: Path) -> None:
         page.get(cluster.address)
         page.add_cookie({"name": COOKIE, "value": TOKEN})
         open_page(page, f"{cluster.address}/#/jobs/{job}", JOB_WORDS)
-        page.find_element("xpath", "//*[normalize-space(text())='Expand']").click()  # the metadata
         page.find_element("css selector", "input.MuiSwitch-input").click()  # the newest lines first
         time.sleep(3)
         page.save_screenshot(str(folder / "dashboard.png"))

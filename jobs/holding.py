@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from jobs.address import AddressError
+from jobs.address import AddressError, address_from_environment
 from jobs.remote import TERMINAL, Jobs
 from storage import lease
 from storage.errors import LeaseHeldError, StoreError
@@ -89,9 +89,19 @@ def cancel(run: Run) -> str:
         raise StoreError(f"{run.uri}: nobody is running this")
     holder = found.holder
     if isinstance(holder, JobHolder):
-        Jobs(holder.address).cancel(holder.submission_id)
+        _stop_job(holder)
     elif lease.process_is_alive(holder):
         os.kill(holder.pid, signal.SIGTERM)
     else:
         raise StoreError(f"{run.uri}: {holder} is not alive here; on its own machine: kill {holder.pid}")
     return str(holder)
+
+
+def _stop_job(holder: JobHolder) -> None:
+    """Through RAY_ADDRESS where it is set: the address in a lease is the cluster's own, often behind a port-forward for us."""
+    address = address_from_environment() or holder.address
+    try:
+        Jobs(address).cancel(holder.submission_id)
+    except AddressError as error:
+        way_out = f"with the cluster's address: cli.py cancel {holder.submission_id} --address http://HEAD:8265"
+        raise StoreError(f"{holder} runs this, and was not reached ({error}); {way_out}") from error

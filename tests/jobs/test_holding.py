@@ -94,3 +94,25 @@ def test_inside_a_job_the_job_is_the_holder(monkeypatch):
 
 def test_of_a_job_whose_cluster_does_not_answer_nothing_is_known():
     assert holding.is_alive(JobHolder("http://127.0.0.1:9", "run-1")) is None
+
+
+def test_a_clusters_job_is_cancelled_through_the_address_that_we_know(run, monkeypatch):
+    """What the lease names is the cluster's own address; ours is often a port-forward."""
+    asked = []
+
+    class Cluster:
+        def __init__(self, address):
+            self.address = address
+
+        def cancel(self, submission_id):
+            asked.append((self.address, submission_id))
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    held_by(run, JobHolder("http://127.0.0.1:9", "demo-1"))
+    with pytest.raises(StoreError, match=r"not reached .*: cli\.py cancel demo-1 --address http://HEAD:8265"):
+        cancel(run)
+    monkeypatch.setattr(holding, "Jobs", Cluster)
+    assert cancel(run) == "job demo-1 at http://127.0.0.1:9"
+    monkeypatch.setenv("RAY_ADDRESS", "http://forwarded:8265")
+    cancel(run)
+    assert asked == [("http://127.0.0.1:9", "demo-1"), ("http://forwarded:8265", "demo-1")]
