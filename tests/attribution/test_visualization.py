@@ -185,6 +185,11 @@ def test_float_images_are_fractions_and_wild_ones_are_clipped():
     assert np.abs(np.asarray(axes.images[0].get_array(), dtype=int) - IMAGE).max() <= 1
     _, axes = draw(image=IMAGE * 3.0, method="original_image")
     assert np.asarray(axes.images[0].get_array()).max() == 255
+    normalised = (IMAGE / 255 - 0.45) / 0.225
+    _, axes = draw(image=normalised, method="original_image")
+    shown = np.asarray(axes.images[0].get_array(), dtype=int)
+    assert (shown.min(), shown.max()) == (0, 255)
+    assert np.abs(shown - (IMAGE - IMAGE.min()) / np.ptp(IMAGE) * 255).max() <= 1
     with pytest.raises(ValueError, match=r"\(5,\) has no picture"):
         draw(image=np.zeros(5), method="original_image")
 
