@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_runs import fake_run
 from PIL import Image
+
+from jobs.report import write_report
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -50,6 +53,19 @@ def test_every_block_runs_and_draws_its_picture(tmp_path, monkeypatch, capfd):
     assert len(names["trust"]) == 2
     assert names["row"]["image"] == 0
     assert "chelsea.png" in capfd.readouterr().out
+
+
+def test_every_block_of_looking_runs(tmp_path, monkeypatch, capfd):
+    for needed in ("pandas", "xarray"):
+        pytest.importorskip(needed, reason=f"the page shows what is there with {needed} installed")
+    write_report(fake_run(tmp_path, 24), tmp_path / "site")
+    (tmp_path / "run").rename(tmp_path / "RUN")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for language, code in blocks(ROOT / "docs" / "looking.md", {}):
+        run_block(language, code, names)
+    assert "share" in capfd.readouterr().out
+    assert names["run"].image_count == 24
 
 
 @pytest.mark.parametrize("page", ["tutorial.md", "looking.md"])
