@@ -46,6 +46,7 @@ function drawGallery(root) {
 async function select() {
   const status = byId("status");
   const mine = (request += 1);
+  const asking = served && looksLikeSql(state.text) ? setTimeout(() => { status.textContent = "Asking …"; }, 150) : 0;
   try {
     let rows = served ? await selectOnServer() : filterRows(everyRow, state.text, state.method);
     if (mine !== request) return; // a newer choice is under way
@@ -61,7 +62,7 @@ async function select() {
     status.classList.add("problem");
     status.textContent = `Filter: ${problem.message}`;
     return;
-  }
+  } finally { clearTimeout(asking); }
   arrange();
   if (byId("viewer").open) { amongNeighbours(); drawViewer(); }
 }

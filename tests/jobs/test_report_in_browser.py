@@ -349,7 +349,7 @@ def large_page(tmp_path, count):
         "failures": [],
         "methods": [{"group": "ig", "expression": "ig", "name": "ig"}],
         "classes": {i: f"class {i}" for i in range(1000)},
-        "perClass": [],
+        "perClass": [{"id": i, "n": 50, "right": 0.5, "places": {}, "hasMeans": False} for i in range(1000)],
         "areas": {},
         "overall": {},
         "images": {
@@ -381,4 +381,8 @@ def test_fifty_thousand_images_are_a_window_of_a_few_cards(browser, tmp_path):
         fill(browser, "abs_sum > 300 and probability < 0.1")
         expected = sum(i * 17 % 1009 / 3 > 300 and i * 31 % 997 / 997 < 0.1 for i in range(50_000))
         wait(lambda: status(browser) == f"{expected:,} of 50,000 images")
+        browser.get(address + "#classes")
+        wait(lambda: len(find(browser, "#class-table tbody tr")) == 100)
+        browser.execute_script("document.getElementById('all-classes').click()")
+        assert len(find(browser, "#class-table tbody tr")) == 1000
     browser.get_log("browser")  # the missing thumbnails of this test
