@@ -42,7 +42,7 @@ def query(
     if form == "parquet" and not as_json and output is None and sys.stdout.isatty():
         raise click.UsageError("parquet is not for a terminal; add -o answer.parquet")
     from jobs import query as answers
-    from jobs.overview import locate
+    from jobs.locating import locate
     from storage.run import Run
 
     opened = {name: Run.open(locate(name)) for name in dict.fromkeys(runs)}
@@ -84,7 +84,7 @@ def compare(
     """
     from jobs import compare as comparison
     from jobs import tables
-    from jobs.overview import locate
+    from jobs.locating import locate
     from storage.run import Run
 
     order = comparison.worst_first(measure)

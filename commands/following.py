@@ -20,13 +20,13 @@ def status(run: str, watch: bool, address: str | None, as_json: bool) -> None:
     Example:
       cli.py status runs/demo --watch
     """
-    from jobs import overview, tables
+    from jobs import locating, overview, tables
     from storage.run import Run
 
     if (cluster := overview.job_address(run, address)) is not None:
         told = _status_of_job(cluster, run, watch=watch)
     else:
-        opened = Run.open(overview.locate(run))
+        opened = Run.open(locating.locate(run))
         if watch:
             _watch(opened)
         told = overview.status(opened)
@@ -69,7 +69,7 @@ def list_runs(folder: str | None, address: str | None, as_json: bool) -> None:
     Example:
       cli.py list
     """
-    from jobs import overview, tables
+    from jobs import locating, overview, tables
     from jobs.address import address_from_environment
 
     if address is None and folder is None:
@@ -80,11 +80,11 @@ def list_runs(folder: str | None, address: str | None, as_json: bool) -> None:
         rows = Jobs(address).list()
         columns = ["id", "state", "dataset", "methods", "output"]
     else:
-        rows = overview.listed(folder or overview.RUNS)
+        rows = overview.listed(folder or locating.RUNS)
         columns = ["run", "state", "dataset", "model", "images", "done", "failed"]
     click.echo(tables.as_json(rows)) if as_json else tables.print_rows(rows, columns)
     if not rows:
-        say(f"no runs in {address or folder or overview.RUNS}")
+        say(f"no runs in {address or folder or locating.RUNS}")
 
 
 @click.command(cls=Verb)
@@ -97,7 +97,7 @@ def logs(run: str, address: str | None, tail: int | None) -> None:
     Example:
       cli.py logs runs/demo --tail 20
     """
-    from jobs import overview
+    from jobs import locating, overview
     from jobs.terminal import visible
 
     if (cluster := overview.job_address(run, address)) is not None:
@@ -105,7 +105,7 @@ def logs(run: str, address: str | None, tail: int | None) -> None:
 
         text = Jobs(cluster).logs(run)
     else:
-        text = overview.log_of(overview.locate(run))
+        text = overview.log_of(locating.locate(run))
     lines = text.splitlines()
     for line in lines[-tail:] if tail else lines:
         click.echo(visible(click.unstyle(line)))
@@ -121,7 +121,8 @@ def cancel(run: str, address: str | None) -> None:
       cli.py cancel runs/demo
     """
     from jobs import holding
-    from jobs.overview import job_address, locate
+    from jobs.locating import locate
+    from jobs.overview import job_address
     from jobs.remote import Jobs
     from storage.run import Run
 

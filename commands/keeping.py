@@ -22,10 +22,10 @@ def verify(ctx: click.Context, /, run: str, quick: bool, repair: bool, as_json: 
     Example:
       cli.py verify runs/demo
     """
-    from jobs import overview, tables
+    from jobs import locating, tables
     from storage.run import Run
 
-    opened = Run.open(overview.locate(run))
+    opened = Run.open(locating.locate(run))
     found = opened.verify("sizes" if quick else "bytes")
     retracted = opened.repair(found) if repair else []
     told = {
@@ -51,10 +51,10 @@ def compact(run: str) -> None:
     Example:
       cli.py compact runs/demo
     """
-    from jobs import overview
+    from jobs import locating
     from storage.run import Run
 
-    opened = Run.open(overview.locate(run))
+    opened = Run.open(locating.locate(run))
     click.echo(f"{opened.compact()} shards folded, {len(opened.collect_garbage())} leftovers removed")
 
 
@@ -68,10 +68,10 @@ def merge(runs: tuple[str, ...], output: str, as_json: bool) -> None:
     Example:
       cli.py merge runs/first-half runs/second-half --output runs/whole
     """
-    from jobs import combine, overview, tables
+    from jobs import combine, locating, overview, tables
     from storage.run import Run
 
-    merged = combine.merge(output, [Run.open(overview.locate(run)) for run in runs])
+    merged = combine.merge(output, [Run.open(locating.locate(run)) for run in runs])
     told = overview.status(merged)
     click.echo(tables.as_json(told)) if as_json else tables.print_fields(told)
 
@@ -85,11 +85,11 @@ def delete(run: str, yes: bool) -> None:
     Example:
       cli.py delete runs/demo --yes
     """
-    from jobs import overview
+    from jobs import locating, overview
     from storage.merging import delete as deleted
     from storage.run import Run
 
-    opened = Run.open(overview.locate(run))
+    opened = Run.open(locating.locate(run))
     if overview.status(opened)["state"] == "running":
         raise click.UsageError(f"{opened.uri} is running; first: cli.py cancel {run}")
     yes or click.confirm(f"delete {opened.uri} with {opened.progress().done} images done?", abort=True, err=True)

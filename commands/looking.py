@@ -49,7 +49,7 @@ def show(
       cli.py show runs/demo --where "prediction <> label" --order "abs_sum desc" --limit 12 -o wrong.png
     """
     from attribution.visualization import save
-    from jobs.overview import locate
+    from jobs.locating import locate
     from jobs.show import show as drawn
     from storage.run import Run
 
@@ -70,7 +70,7 @@ def report(run: str, output: str | None) -> None:
     """
     # The pictures are drawn in threads of ours: BLAS's own would only wait for each other in between (twice the time, measured).
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from jobs.overview import locate
+    from jobs.locating import locate
     from jobs.report import write_report
     from storage.run import Run
 
@@ -89,7 +89,7 @@ def serve(run: str, port: int) -> None:
     Example:
       cli.py serve runs/demo
     """
-    from jobs.overview import locate
+    from jobs.locating import locate
     from jobs.serve import address_of, make_server
     from storage.run import Run
 
@@ -114,7 +114,7 @@ def export(run: str, form: str, output: str) -> None:
       cli.py export runs/demo --format npz -o maps
     """
     from jobs.export import export as exported
-    from jobs.overview import locate
+    from jobs.locating import locate
     from storage.run import Run
 
     opened = Run.open(locate(run))

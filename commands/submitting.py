@@ -89,7 +89,7 @@ def extend(
     from dataclasses import replace
 
     from jobs import combine
-    from jobs.overview import locate
+    from jobs.locating import locate
     from jobs.planning import canonical_methods
     from jobs.spec import RunSpec
     from jobs.submit import device_kind

@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs.datasets import Dataset
 from jobs.indexing.entry import index_digest
-from jobs.overview import RUNS
+from jobs.locating import RUNS
 from jobs.planning import Device, plan
 from jobs.runs import create, find
 from jobs.spec import RunSpec, SpecError, short_hash

@@ -6,20 +6,11 @@ from typing import Any
 
 from jobs.address import address_from_environment
 from jobs.holding import state
+from jobs.locating import RUNS, locate
 from jobs.progress import Rate, Snapshot
 from storage import layout
 from storage.errors import RunMissingError, StoreError
 from storage.run import Run
-
-RUNS = "runs"  # where runs lie that were given no place
-
-
-def locate(text: str) -> str:
-    """RUN as a user says it: a path, a URI, or an id under runs/."""
-    if "://" in text or Path(text).exists():
-        return text
-    under = Path(RUNS, text)
-    return str(under) if under.exists() else text
 
 
 def job_address(text: str, address: str | None) -> str | None:

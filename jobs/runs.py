@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from jobs.overview import RUNS
+from jobs.locating import RUNS
 from jobs.planning import Device, Plan, plan
 from jobs.precision import Choice, choose_here
 from jobs.spec import PLACEMENT, RunSpec, SpecError

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from jobs import overview, runs
+from jobs import locating, overview, runs
 from jobs.runs import differences, open_or_create
 from jobs.spec import RunSpec, SpecError
 from tests.jobs import tiny
@@ -75,5 +75,5 @@ def test_runs_are_listed_and_located(spec, tmp_path, monkeypatch):
     (tmp_path / "runs" / "no-run").mkdir()
     [told] = overview.listed()
     assert (told["run_id"], told["state"], told["images"]) == (run.spec["run_id"], "unfinished", 6)
-    assert overview.locate(run.spec["run_id"]) == f"runs/{run.spec['run_id']}"
-    assert overview.locate("s3://bucket/run") == "s3://bucket/run"
+    assert locating.locate(run.spec["run_id"]) == f"runs/{run.spec['run_id']}"
+    assert locating.locate("s3://bucket/run") == "s3://bucket/run"
