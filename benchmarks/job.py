@@ -36,6 +36,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
+KINDS = {"ray::Worker": "worker", "ray::decode": "decoding"}  # what Ray calls a process by
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -290,15 +291,7 @@ def peak_memory(photographs: Path, output: Path, count: int, workers: int) -> di
     while process.poll() is None:
         for pid in family(process.pid):
             name, resident = resident_memory(pid)
-            kind = (
-                "driver"
-                if pid == process.pid
-                else "worker"
-                if "Worker" in name
-                else "decoding"
-                if "decode" in name
-                else ""
-            )
+            kind = "driver" if pid == process.pid else KINDS.get(re.split(r"[.(\s]", name)[0], "")
             if kind:
                 peaks[kind] = max(peaks.get(kind, 0.0), resident)
         time.sleep(0.05)
