@@ -13,6 +13,8 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import from_url
 
+from storage.patience import request_timeout
+
 REMOTE_SCHEMES = ("s3", "gs", "az")
 # Larger than any picture that decoding would accept; keeps a mistaken file (a disk image named .jpg) out of memory.
 _BYTES_LIMIT = 2**30
@@ -121,7 +123,7 @@ def _store(root: str) -> Any:
     # Options given here replace AWS_ALLOW_HTTP; an endpoint that somebody set to http:// is meant so.
     return from_url(
         root,
-        client_options={"timeout": "60s", "connect_timeout": "5s", "allow_http": True},
+        client_options={"timeout": request_timeout(), "connect_timeout": "5s", "allow_http": True},
         # Longer waits are `decode_rows`': there other images have their turn meanwhile.
         retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=10)},
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -24,6 +25,11 @@ LONGEST_PAUSE_S = 10.0
 
 _PASSING = {errno.EIO, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE, errno.EBUSY, errno.EINTR, errno.ENETUNREACH}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def request_timeout() -> str:
+    """Of one request to a bucket, as obstore spells it; slow lines need longer for large shards."""
+    return f"{float(os.environ.get('ASCRIBE_STORE_TIMEOUT_S', '60')):g}s"
 
 
 class Patient:

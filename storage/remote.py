@@ -13,6 +13,7 @@ from obstore.store import MemoryStore, from_url
 
 from storage.errors import MissingObjectError, StoreError
 from storage.objects import Entry
+from storage.patience import request_timeout
 
 _MEMORY: dict[str, MemoryStore] = {}
 
@@ -101,5 +102,5 @@ def _open(uri: str) -> Any:
         raise StoreError(f"{uri}: a run lies at a path or at file://, memory://, s3://, gs:// or az://")
     # An endpoint named with http:// is meant so; client options given here replace AWS_ALLOW_HTTP.
     plain = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", "")).startswith("http://")
-    client: Any = {"timeout": "60s", "connect_timeout": "5s", "allow_http": plain}
+    client: Any = {"timeout": request_timeout(), "connect_timeout": "5s", "allow_http": plain}
     return from_url(uri, client_options=client, retry_config=_RETRY)
