@@ -45,7 +45,7 @@ from jobs.events import (
 from jobs.metrics import recorder
 from jobs.preprocessing import Preprocessing
 from jobs.progress import Rate, Snapshot
-from jobs.retry import Limits
+from jobs.retry import Fault, Limits
 from jobs.schedule import Policy, State
 from jobs.spec import RunSpec
 from jobs.worker import Outcome, Report
@@ -86,6 +86,7 @@ class _Asked:
     slot: int = -1
     generation: int = -1
     piece: Any = None
+    is_check: bool = False  # of a report: asked after a call had got lost
 
 
 @dataclass(slots=True)
@@ -96,9 +97,8 @@ class _Hands:
     pixels: dict[int, Any] = field(default_factory=dict)
     asked: dict[Any, _Asked] = field(default_factory=dict)
     reports: dict[int, Report] = field(default_factory=dict)
-    unreachable: set[int] = field(
-        default_factory=set
-    )  # slots: a call got lost, and whether the worker lives is not known
+    # Tickets by slot: calls that got lost, while whether the worker lives is not known yet.
+    lost_calls: dict[int, list[int]] = field(default_factory=dict)
 
 
 class Driver:
@@ -219,10 +219,11 @@ class Driver:
         self._tell(WorkerReady(about.slot, about.generation))
 
     def _hear_report(self, about: _Asked, answer: Any) -> None:
-        if isinstance(answer, Report) and about.slot in self._hands.unreachable:
-            self._lose(about, "the worker was out of reach for a while", is_innocent=True)
-        elif isinstance(answer, Report):
+        if isinstance(answer, Report):
             self._hands.reports[about.slot] = answer
+            if about.is_check:  # it lives, and may even do what it was asked: a second attempt does no harm
+                for ticket in self._hands.lost_calls.pop(about.slot, ()):
+                    self._tell(Faulted(ticket, Fault("lost", "attribute", "the call to the worker got lost")))
             if answer.ticket is not None:
                 self._tell(Started(answer.ticket))
         elif is_worker_loss(answer) and not isinstance(answer, ActorUnavailableError):  # that one is asked again
@@ -250,7 +251,7 @@ class Driver:
             self._metric("ascribe_shards_failed", 1)
             self._tell(Faulted(about.ticket, fault))
         elif isinstance(answer, ActorUnavailableError):  # so does a death begin, too: the next report tells which it is
-            self._hands.unreachable.add(about.slot)
+            self._hands.lost_calls.setdefault(about.slot, []).append(about.ticket)
         elif is_worker_loss(answer):
             self._lose(about, told(answer), is_innocent=is_innocent(answer))
         else:  # its pixels were lost on the way, or came with an error
@@ -307,7 +308,7 @@ class Driver:
             return False
         del self._hands.workers[slot]
         self._hands.reports.pop(slot, None)
-        self._hands.unreachable.discard(slot)
+        self._hands.lost_calls.pop(slot, None)
         holder[1].kill()
         return True
 
@@ -324,7 +325,8 @@ class Driver:
         reporting = {about.slot for about in hands.asked.values() if about.kind == "report"}
         for slot, (generation, handle) in hands.workers.items():
             if slot not in reporting and state.slots[slot].phase == "ready":
-                hands.asked[handle.call("report")] = _Asked("report", slot=slot, generation=generation)
+                about = _Asked("report", slot=slot, generation=generation, is_check=slot in hands.lost_calls)
+                hands.asked[handle.call("report")] = about
         if self._spec.workers is None and now - self._resized_at > RESIZE_EVERY_S:
             self._resized_at = now
             self._tell(Resized(room(self._spec, ray.cluster_resources(), len(state.pending)).workers))

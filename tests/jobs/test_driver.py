@@ -42,23 +42,26 @@ def gone_with_its_node():
 
 
 @pytest.mark.parametrize(
-    ("report", "charges"),
-    [(ActorDiedError(), 1), (gone_with_its_node(), 0), (Report(None, 0.0), 0)],
+    ("report", "phase", "charges"),
+    [(ActorDiedError(), "absent", 1), (gone_with_its_node(), "absent", 0), (Report(None, 0.0), "ready", 0)],
     ids=["it died", "its node died", "it lives"],
 )
-def test_a_worker_out_of_reach_is_asked_again_before_anybody_is_blamed(working, report, charges):
+def test_a_worker_out_of_reach_is_asked_again_before_anybody_is_blamed(working, report, phase, charges):
     """Ray says of a worker that just died, too, that it is unavailable."""
     driver, asked = working
     driver._hear_attribute(asked, ActorUnavailableError("connection reset", None))
     assert driver._state.slots[0].phase == "ready"
-    about = _Asked("report", slot=0, generation=0)
-    driver._hear_report(about, ActorUnavailableError("connection reset", None))
+    check = _Asked("report", slot=0, generation=0, is_check=True)
+    driver._hear_report(_Asked("report", slot=0, generation=0), Report(None, 0.0))  # said before it happened
+    driver._hear_report(check, ActorUnavailableError("connection reset", None))
     assert driver._state.slots[0].phase == "ready"
-    driver._hear_report(about, report)
-    assert driver._state.slots[0].phase == "absent"
+    assert asked.ticket in driver._state.flights
+    driver._hear_report(check, report)
+    assert driver._state.slots[0].phase == phase
+    assert asked.ticket not in driver._state.flights
     case = driver._state.cases.open[0]
     assert (case.charges, case.losses) == (charges, 1 - charges)
-    assert not driver._hands.unreachable
+    assert not driver._hands.lost_calls
 
 
 def test_a_report_that_gets_lost_costs_no_worker(working):
