@@ -84,7 +84,7 @@ def _headline(text: str, width: float) -> str:
 
 def wrapped(text: str, width: float, size: float) -> str:
     """Broken into lines of `width` inches; a word longer than a line, such as a key, is broken too. Control characters are spelled out."""
-    text = "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
+    text = "".join(c if c in "\n\xa0" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
     return "\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, _letters(width, size)))
 
 

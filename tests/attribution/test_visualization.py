@@ -295,6 +295,8 @@ def test_any_key_is_drawn_as_text_and_without_a_warning(tmp_path):
         save(figure, tmp_path / "hostile.png")
     assert all(character.isprintable() for words, _ in texts(figure) for character in words.replace("\n", ""))
     assert any("$x^2$ \\x1b[31m" in words for words, _ in texts(figure))
+    figure = panel(IMAGE, [Map("a", ATTR.transpose(2, 0, 1))], caption="a cat (39.5\xa0%)")
+    assert "a cat (39.5\xa0%)" in [words for words, _ in texts(figure)]
 
 
 def test_contact_sheet_of_nothing_says_so():
