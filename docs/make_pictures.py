@@ -14,7 +14,8 @@ from docs.blocks import ROOT, blocks, run_block
 PICTURES = ROOT / "docs" / "pictures"
 REPLACED = {"resnet18:IMAGENET1K_V1": "efficientnet_lite0"}  # weights that come as a package
 WIDEST = 1100  # pixels
-QUALITY = 80  # keeps each picture below 150 kB
+LARGEST = 140_000  # bytes; a map of fine dots takes more than a photograph
+QUALITIES = (80, 72, 64, 56)
 
 
 def main() -> None:
@@ -35,7 +36,10 @@ def shrink(source: Path, target: Path) -> None:
         whole = picture.convert("RGB")
     if whole.width > WIDEST:
         whole = whole.resize((WIDEST, round(whole.height * WIDEST / whole.width)), Image.Resampling.LANCZOS)
-    whole.save(target.with_suffix(".jpg"), quality=QUALITY, subsampling=0, optimize=True)
+    for quality in QUALITIES:
+        whole.save(target.with_suffix(".jpg"), quality=quality, subsampling=0, optimize=True)
+        if target.with_suffix(".jpg").stat().st_size <= LARGEST:
+            return
 
 
 if __name__ == "__main__":
