@@ -231,10 +231,10 @@ def startup(arguments: argparse.Namespace, place: Path) -> None:
             first = first_commit(output, process)
             process.wait()
             watching.join()
-        log = (output / "ascribe.log") if (output / "ascribe.log").exists() else None
+        log = output / "driver.log"
         for moment, what in said:
             print(f"  {moment - start:6.1f} s  {what}")
-        for line in log.read_text().splitlines()[:4] if log else []:
+        for line in log.read_text().splitlines()[:4] if log.exists() else []:
             print(f"          {line[:100]}")
         print(
             f"{number}: first shard committed after {first - start:.1f} s, everything after {time.time() - start:.1f} s",
