@@ -59,8 +59,8 @@ class Method(ABC):
     short: ClassVar[tuple[str, ...]] = ()
     reads_pass: ClassVar[bool] = False
     """Only features and gradient at x itself are needed, so that several methods share one pass."""
-    lends_rules: ClassVar[bool] = False
-    """Its gradients follow rules lent to the model's operations, so that how a function is written matters."""
+    folds: ClassVar[bool] = True
+    """Whether a convolution and the BatchNorm behind it may be written as one: not where linear operations have rules."""
     default_baseline: ClassVar[str | None] = None
     slopes: ClassVar[bool] = False
     """The map holds slopes of the score, not shares of it."""

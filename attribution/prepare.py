@@ -1,8 +1,8 @@
 """Making a copy of the model that computes the same faster, verified against the model as given.
 
 Never changes what a site sees: names stay, and a BatchNorm is not folded at or beside a layer that the run credits or
-explains, nor for methods that lend rules to the model's operations (DeepLIFT, LRP, ...), whose results depend on how a
-function is written.
+explains, nor for methods with rules for linear operations (LRP), whose maps depend on how a linear function is written.
+Rules for nonlinear operations alone (DeepLIFT, Guided Backprop, Deconvolution) see the same numbers there, folded or not.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def prepare(
     prepared = copy.deepcopy(model).requires_grad_(requires_grad=False)
     done, refused = ["frozen"], []
     steps: dict[str, Step] = {"channels_last": channels_last}
-    if not any(question.method.lends_rules for question in questions):
+    if all(question.method.folds for question in questions):
         named = _named_layers(questions)
         pairs = [pair for pair in convolutions_before_norms(model, example) if not named & set(pair)]
         steps["folded BatchNorm"] = lambda m: folded(m, pairs)

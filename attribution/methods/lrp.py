@@ -27,6 +27,7 @@ class LRP(Method):
     paper = "Bach et al. 2015, doi:10.1371/journal.pone.0130140, eq. 58 and 60; Montavon et al. 2019, sec. 10.2"
     axioms = frozenset({"sensitivity_b"})
     places = frozenset({"input", "layer"})
+    folds = False
     captum = ("LRP", "LayerLRP")
     rule: str = "epsilon"
     eps: float = 1e-9

@@ -113,10 +113,21 @@ def test_the_check_sees_a_move_at_any_site(model, x):
     assert difference(moved, model, asked, x) > 1e-6
 
 
-def test_methods_that_lend_rules_get_the_functions_as_they_are_written(model, x, monkeypatch):
-    asked = questions(model, x, "saliency")
-    monkeypatch.setattr(type(asked[0].method), "lends_rules", True)
-    assert norms(prepare(model, asked, x).model) == ["norm"]
+@pytest.mark.parametrize("text", ["lrp", "lrp(rule='gamma')", "lrp(rule='alpha1beta0')"])
+def test_rules_for_linear_operations_get_them_as_they_are_written(model, x, text):
+    assert norms(prepare(model, questions(model, x, "saliency", text), x).model) == ["norm"]
+
+
+@pytest.mark.parametrize("text", ["deep_lift", "deep_lift_shap", "guided_backprop", "deconvolution", "guided_grad_cam"])
+def test_rules_for_nonlinear_operations_see_the_same_in_a_folded_model(model, x, text):
+    asked = questions(model, x, text)
+    prepared = prepare(model, asked, x)
+    assert norms(prepared.model) == []
+    images = Images(x, tuple("abcd"), torch.zeros(4, dtype=torch.int64))
+    (ours,) = explain(prepared.model, images, asked).answers
+    (theirs,) = explain(model, images, asked).answers
+    # float64, some tens of sums in another order
+    torch.testing.assert_close(ours.attribution, theirs.attribution, rtol=0, atol=1e-12)
 
 
 def test_a_compiled_model_serves_passes_that_nothing_looks_into(model, x):
