@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attribution.baselines import Baselines, make_baselines, parse_baselines
-from attribution.bundle import Features, parts_of
-from attribution.evaluate import Pass
+from attribution.bundle import Features, parts_of, row_sum
 from attribution.images import Images
 from attribution.method import Attributed
 from attribution.methods.regional import Regional
@@ -21,8 +20,8 @@ from attribution.metrics import Case, Metric, completeness_delta
 from attribution.noise import Draws
 from attribution.passes import Passes
 from attribution.question import Question
-from attribution.resolve import feature_shape, output_shape, place_of, site_of
-from attribution.score import Score
+from attribution.resolve import feature_shape, output_shape, place_of, site_of, site_read
+from attribution.score import Aiming, Score
 from attribution.site import Known, Layer, Point, Site
 from attribution.target import Aim
 
@@ -57,10 +56,12 @@ class Asking:
     images: Images
     explained: Score
     passes: Passes
-    seen: Pass | None
+    logits: Tensor | None
     """What the first pass told; None where a score of the caller's takes the target's place."""
     points: Mapping[Question, Point]
     """Of the questions that this pass answers."""
+    led: Mapping[Question, Attributed]
+    """The answer to the question that made the first pass its own."""
     seconds: float
     """What this pass took for each of them."""
     metrics: Sequence[Metric]
@@ -86,7 +87,9 @@ class Asking:
             answered=answered,
             target=target,
             target_probability=probability.to(told["attribution"].dtype),
-            seconds=time.perf_counter() - started + (self.seconds if question in self.points else 0.0),
+            seconds=time.perf_counter()
+            - started
+            + (self.seconds if question in self.points or question in self.led else 0.0),
             **{name: told.pop(name) for name in ("attribution", "convergence_delta", "steps") if name in told},
             metrics=told,
         )
@@ -94,23 +97,30 @@ class Asking:
     def _target(self, question: Question) -> tuple[Tensor, Tensor, Tensor]:
         """The class to explain of each image, its probability, and whether there is one; without a class there is no need."""
         nothing = torch.full((len(self.images),), -1, device=self.images.pixels.device)
-        if self.seen is None or not question.is_aimed:
+        if self.logits is None or not question.is_aimed:
             return nothing, torch.full_like(nothing, torch.nan, dtype=torch.float64), nothing < 0
-        target = Aim(question.target).choose(self.seen.logits, self.images.labels)
-        chosen = self.seen.logits.softmax(1).gather(1, target.clamp(min=0)[:, None])[:, 0]
+        target = Aim(question.target).choose(self.logits, self.images.labels)
+        chosen = self.logits.softmax(1).gather(1, target.clamp(min=0)[:, None])[:, 0]
         return target, torch.where(target >= 0, chosen, torch.nan), target >= 0
 
     def _ask(self, question: Question, target: Tensor, rows: Tensor | None) -> dict[str, Tensor]:
         """What there is to tell of these images, by name."""
         images = self.images if rows is None else self.images.rows(rows)
-        site, x = self._site(question, target, rows, images), images.pixels
-        draws = Draws(self.seed, images.keys)
+        site, read = self._sites(question, target, rows, images)
+        x, draws = images.pixels, Draws(self.seed, images.keys)
         needs = _needs(question, self.model, site, images, draws)
-        attributed = self._attributed(question, site, x, needs)
+        if question.looks_at_layer:
+            needs["layer"] = read
+        attributed = self._attributed(question, site, x, needs, rows)
         attribution = attributed.features.detach()
+        delta = (
+            completeness_delta(question.asked, site, x, attribution, **needs)
+            if attributed.difference is None
+            else row_sum(attribution) - attributed.difference
+        )
         told = {
             "attribution": parts_of(attribution)[0],
-            "convergence_delta": completeness_delta(question.asked, site, x, attribution, **needs),
+            "convergence_delta": delta,
             "steps": attributed.steps,
         }
         if self.metrics:
@@ -126,20 +136,28 @@ class Asking:
             told |= {metric.name: metric.measure(case) for metric in self.metrics}
         return {name: values for name, values in told.items() if values is not None}
 
-    def _site(self, question: Question, target: Tensor, rows: Tensor | None, images: Images) -> Site:
-        """Where the question is asked, with what the first pass has told about it."""
-        if self.seen is None or not question.is_aimed:
-            return site_of(question, self.model, self.explained, self.passes)
-        logits, point = self.seen.logits, self.points.get(question)
+    def _sites(self, question: Question, target: Tensor, rows: Tensor | None, images: Images) -> tuple[Site, Site]:
+        """Where the question is asked and where a plain pass is read for it, with what the first pass has told about both."""
+        if self.logits is None or not question.is_aimed:
+            sites = (make(question, self.model, self.explained, self.passes) for make in (site_of, site_read))
+            return next(sites), next(sites)
+        logits, point = self.logits, self.points.get(question)
         if rows is not None:
             target, logits = target[rows], logits[rows]
             point = point and Point(point.score[rows], point.features[rows], point.gradient[rows])
         explained = self.explained.aimed(target)
-        site = site_of(question, self.model, explained, self.passes)
-        return Known(site, images.pixels, explained.of(logits).to(images.pixels.dtype), point)
+        score = explained.of(logits).to(images.pixels.dtype)
+        asked, read = (make(question, self.model, explained, self.passes) for make in (site_of, site_read))
+        known = Known(read, images.pixels, score, point)
+        return Known(asked, images.pixels, score) if question.looks_at_layer else known, known
 
-    def _attributed(self, question: Question, site: Site, x: Features, needs: dict[str, Any]) -> Attributed:
+    def _attributed(
+        self, question: Question, site: Site, x: Features, needs: dict[str, Any], rows: Tensor | None
+    ) -> Attributed:
         """Questions that differ only in what they make of the same noisy copies have these made once."""
+        if question in self.led:
+            led = self.led[question]
+            return led if rows is None else led.rows(rows)
         same = question.of_any_kind
         if question.noise is None or (self.awaited[same] < 2 and same not in self.moments):
             return question.asked.attributed(site, x, **needs)
@@ -149,6 +167,16 @@ class Asking:
         if self.awaited[same]:
             self.moments[same] = moments
         return Attributed(tunnel.reduced(*moments))
+
+
+def leading(
+    question: Question, model: nn.Module, explained: Score, images: Images, passes: Passes, seed: int
+) -> Attributed:
+    """Answer a question whose pass is the prediction's too."""
+    aiming = Aiming(model=model, dtype=explained.dtype, aim=Aim(question.target), labels=images.labels)
+    site = site_of(question, model, aiming, passes)
+    needs = _needs(question, model, site, images, Draws(seed, images.keys))
+    return question.method.attributed(site, images.pixels, **needs)
 
 
 def _needs(question: Question, model: nn.Module, site: Site, images: Images, draws: Draws) -> dict[str, Any]:

@@ -95,6 +95,10 @@ class Bound:
         self.name, self.function, self.args, self.kwargs = name, function, args, kwargs
         self.tensors = list(tensors_in((args, kwargs)))
         self.is_credited = tuple(carries_credit(tensor) for tensor in self.tensors)
+        self.writes: Callable[..., Any] | None = None
+        """The spelling that writes its result into its first argument, where the call had that form."""
+        self.gives_inputs = False
+        """Whether a rule may write over the inputs it gets: copies that nobody reads again."""
 
     @property
     def credited(self) -> list[Tensor]:
@@ -107,6 +111,16 @@ class Bound:
         pairs = zip(self.tensors, self.is_credited, strict=True)
         return [tensor for tensor, is_credited in pairs if not is_credited and not isinstance(tensor, nn.Parameter)]
 
+    @property
+    def is_of_one_tensor(self) -> bool:
+        """Whether the first argument is the only tensor."""
+        return len(self.tensors) == 1 and bool(self.args) and self.args[0] is self.tensors[0]
+
+    def written(self, tensor: Tensor) -> Any:
+        """Write the result into that tensor, as the model's own call does."""
+        assert self.writes is not None
+        return self.writes(tensor, *self.args[1:], **self.kwargs)
+
     def become(self, function: Callable[..., Any], first: Tensor) -> None:
         """Call another function, with another first argument."""
         self.function, self.args = function, (first, *self.args[1:])
@@ -118,6 +132,10 @@ class Bound:
 
     def __call__(self, *credited: Tensor) -> Any:
         """Run the function, with these as the tensors that carry credit (or its own)."""
+        if self.is_of_one_tensor:
+            if self.writes is not None and not credited:
+                return self.written(self.args[0])
+            return self.function(*(credited or self.args[:1]), *self.args[1:], **self.kwargs)
         new = iter(credited or self.credited)
         tensors = iter(
             [

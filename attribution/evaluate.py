@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from attribution.bundle import Features, bundled, parts_of
-from attribution.errors import TargetError
 from attribution.graphs import Told
 from attribution.passes import Passes, Rows
-from attribution.score import Score
+from attribution.score import Score, logits_of
 from attribution.site import Input, Layer, Point, Site, as_leaf, at_least_float32, gradients_of
 from attribution.tap import Tap, accumulated
 from attribution.target import Aim
@@ -57,7 +56,7 @@ def evaluate(
             ]
             leaf = as_leaf(x) if any(isinstance(site, Input) for site in sites) else x
             output = here.output(leaf)
-            logits = _logits(output)
+            logits = logits_of(output)
             credited = [leaf if tap is None else bundled(tap.parts) for tap in opened]
             gradients: list[tuple[Tensor, Tensor, Features]] = [_unasked(logits)] * len(sites)
             distinct = list(dict.fromkeys(aims))
@@ -79,15 +78,6 @@ def evaluate(
     columns = [told[i : i + 4] for i in range(0, len(told), 4)]
     points = tuple(Point(parts_of(score)[0], features, gradient) for _, score, features, gradient in columns)
     return Pass(parts_of(logits)[0], tuple(parts_of(target)[0] for target, *_ in columns), points)
-
-
-def _logits(output: object) -> Tensor:
-    if not isinstance(output, Tensor) or output.dim() != 2:
-        form = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise TargetError(
-            f"the model returns {form}, not (images, classes): say what to explain with --score package.module:function"
-        )
-    return output
 
 
 def _key(sites: Sequence[Site], aims: Sequence[Aim], model: Score) -> Hashable:

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attribution.answer import Answer, Asking
+from attribution.answer import Answer, Asking, leading
 from attribution.evaluate import evaluate
 from attribution.images import Images, Normalisation
 from attribution.metrics import Metric
 from attribution.passes import Passes
 from attribution.question import Question
-from attribution.resolve import dtype_to_cast, output_shape, resolve, site_of
+from attribution.resolve import dtype_to_cast, output_shape, resolve, site_read
 from attribution.score import Score, refuse_training
 from attribution.target import Aim
 
@@ -54,21 +54,28 @@ def explain(
     explained = Score(model=model, read=score, dtype=dtype_to_cast(model, images.pixels))
     prediction = torch.full((len(images),), -1, device=images.pixels.device)
     probability = torch.full((len(images),), torch.nan, device=images.pixels.device)
-    seen, points, started = None, {}, time.perf_counter()
+    logits, points, led, started = None, {}, {}, time.perf_counter()
     if score is None:
-        shared = [q for q in dict.fromkeys(questions) if q.asked.reads_pass and q.is_aimed]
-        sites = [site_of(question, model, explained, passes) for question in shared]
-        aims = [Aim(question.target) for question in shared]
-        seen = evaluate(sites, images.pixels, aims, images.labels, model=explained, passes=passes)
-        points = dict(zip(shared, seen.points, strict=True))
-        probability, prediction = seen.logits.float().softmax(1).max(1)
+        shared = [q for q in dict.fromkeys(questions) if q.reads_pass or q.looks_at_layer]
+        leader = None if shared else next((q for q in questions if q.predicts), None)
+        if leader is not None:
+            first = leading(leader, model, explained, images, passes, seed)
+            logits, led = first.logits, {leader: first}
+        else:
+            sites = [site_read(question, model, explained, passes) for question in shared]
+            aims = [Aim(question.target) for question in shared]
+            seen = evaluate(sites, images.pixels, aims, images.labels, model=explained, passes=passes)
+            logits, points = seen.logits, dict(zip(shared, seen.points, strict=True))
+        assert logits is not None
+        probability, prediction = logits.float().softmax(1).max(1)
     asking = Asking(
         model=model,
         images=images,
         explained=explained,
         passes=passes,
-        seen=seen,
+        logits=logits,
         points=points,
+        led=led,
         seconds=(time.perf_counter() - started) / max(1, len(points)),
         metrics=metrics,
         awaited=Counter(question.of_any_kind for question in questions if question.noise),

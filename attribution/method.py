@@ -35,10 +35,20 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attributed:
-    """What a method tells of N images: the attribution, and the gradients it took for each where it decides that itself."""
+    """What a method tells of N images: the attribution, and what else its passes have shown."""
 
     features: Features
     steps: Tensor | None = None
+    """(N,) the gradients it took for each image, where it decides that itself."""
+    difference: Tensor | None = None
+    """(N,) what the attributions add up to where the method is complete, if its own passes have shown that."""
+    logits: Tensor | None = None
+    """(N, classes) where the target was chosen from them."""
+
+    def rows(self, index: Tensor) -> Attributed:
+        """The same of those images only."""
+        cut = (None if told is None else told[index] for told in (self.steps, self.difference, self.logits))
+        return Attributed(self.features[index], *cut)
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,8 @@ class Method(ABC):
     short: ClassVar[tuple[str, ...]] = ()
     reads_pass: ClassVar[bool] = False
     """Only features and gradient at x itself are needed, so that several methods share one pass."""
+    predicts: ClassVar[bool] = False
+    """Its one forward pass over the images tells the logits that a target is chosen from, so that none is needed before."""
     folds: ClassVar[bool] = True
     """Whether a convolution and the BatchNorm behind it may be written as one: not where linear operations have rules."""
     default_baseline: ClassVar[str | None] = None

@@ -21,7 +21,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,8 +29,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+from attribution.blocks import moved
 from attribution.calls import Bound, canonical, constant, model_line, opened, out_of_place
 from attribution.errors import ModelError
+from attribution.rules.operations import ELEMENTWISE
 
 Operation = Callable[..., Any]
 """An operation as a function of the tensors that carry credit alone."""
@@ -87,7 +89,8 @@ class Call:
     name: str
     is_credited: tuple[bool, ...]
     rule: Rule | None = None
-    operation: Operation | None = None
+    operation: Bound | None = None
+    keeps_inputs: bool = True
     inputs: list[Kept] = field(default_factory=list)
     reference: list[Kept] = field(default_factory=list)
     constants: list[Tensor] = field(default_factory=list)
@@ -96,17 +99,21 @@ class Call:
 class Lending(TorchFunctionMode):
     """The state of one pass with rules, and of the reference passes paired with it."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, *, counts: bool = True) -> None:
         super().__init__()
         self.rules = rules
         self.calls: list[Call] = []
+        self.functions: list[Callable[..., Any]] = []
+        """All that the image pass called, treated or not."""
         self.uncovered: list[Uncovered] = []
+        self.counts = counts
         self.absorbed: dict[str, Tensor] = {}
-        """What rules took out of the relevance on its way, summed over the rows, by reason."""
+        """What rules took out of the relevance on its way, summed over the rows, by reason, if that is counted."""
         self._paired: Iterator[Call] | None = None
         self._kept: dict[int, list[Kept]] = {}
         self._current = Call("", ())
         self._open: list[Callable[..., Any]] = []
+        self._is_aside = False
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -124,16 +131,58 @@ class Lending(TorchFunctionMode):
             self._paired = None
             self._kept.clear()
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Calls of the engine's own in the middle of a pass, which are no part of it."""
+        self._is_aside = True
+        try:
+            yield
+        finally:
+            self._is_aside = False
+
+    def end(self) -> None:
+        """Gradients will flow once more only: copies that rules were given are theirs."""
+        for call in self.calls:
+            if call.operation is not None and call.operation.writes is not None:
+                call.operation.gives_inputs = call.keeps_inputs
+
+    def recording(self) -> list[Call]:
+        """The reference's side of the calls, once its pass is over."""
+        return [replace(call, rule=None, operation=None, inputs=call.reference, reference=[]) for call in self.calls]
+
+    def adopt(self, recording: Sequence[Call]) -> bool:
+        """Pair the image pass with a reference pass made beside another; False where the calls aren't the same."""
+        if [(call.name, call.is_credited) for call in self.calls] != [
+            (call.name, call.is_credited) for call in recording
+        ]:
+            return False
+        for call, known in zip(self.calls, recording, strict=True):
+            if len(call.constants) != len(known.constants) or not all(map(_equal, call.constants, known.constants)):
+                return False
+            call.reference = known.inputs
+        return True
+
     def apply(self, bound: Bound, rule: Rule, *results: Tensor) -> Any:
         """Run the call as a node whose backward is `rule`; it gets these results of the call after the inputs."""
         call, inputs = self._current, bound.credited
-        kept = [self.keep(tensor) for tensor in (*inputs, *results)]
         if self._paired is None:
-            call.rule, call.operation, call.inputs = rule, bound, kept
+            call.rule, call.operation = rule, bound
+            if bound.writes is None:
+                call.inputs = [self.keep(tensor) for tensor in (*inputs, *results)]
             return Ruled.apply(call, *inputs)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        call.reference = kept
+        call.reference = [self.keep(tensor) for tensor in (*inputs, *results)]
+        if bound.writes is not None:
+            self._protect(inputs[0])
         _check_rows(call)
-        return bound(*inputs)
+        return bound()
+
+    def apply_to_result(self, bound: Bound, rule: Rule) -> Any:
+        """The same for a rule that reads what came out of the call in place of what went in."""
+        call = self._current
+        call.rule, call.operation, call.keeps_inputs = rule, bound, False
+        result = Ruled.apply(call, *bound.credited)  # type: ignore[no-untyped-call]  # as above
+        call.inputs = [self.keep(result)]
+        return result
 
     def after(self, output: Tensor, rule: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Change the gradient that reaches `output`: rule(output, gradient) -> gradient."""
@@ -163,21 +212,27 @@ class Lending(TorchFunctionMode):
         """Record an operation that no rule covers, called here."""
         self.uncovered.append(Uncovered(operation, model_line(traceback.format_stack())))
 
-    def absorb(self, reason: str, relevance: Tensor) -> None:
-        """Add up what a rule keeps to itself."""
-        total = relevance.nan_to_num(0, 0, 0).sum(dtype=torch.float64)  # a masked logit is no relevance times -inf
+    def absorb(self, reason: str, relevance: Callable[[], Tensor]) -> None:
+        """Add up what a rule keeps to itself, where anybody asks for that."""
+        if not self.counts:
+            return
+        total = relevance().nan_to_num(0, 0, 0).sum(dtype=torch.float64)  # a masked logit is no relevance times -inf
         self.absorbed[reason] = self.absorbed[reason] + total if reason in self.absorbed else total
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self._is_aside:
+            return func(*args, **kwargs)
         inside = opened(func)
         if inside is not None and func not in self._open:
             with self, self._opening(func):
                 return inside(*args, **kwargs)
+        if self._paired is None:
+            self.functions.append(func)
         name, is_in_place = canonical(func)
-        if is_in_place:
+        if is_in_place and self._kept:
             self._protect(args[0])
         treatment = self.rules.treatments.get(name)
         if treatment is None:
@@ -187,6 +242,9 @@ class Lending(TorchFunctionMode):
         if not any(bound.is_credited):
             return bound()
         if not is_in_place:
+            return treatment(self, bound)
+        if name in ELEMENTWISE and bound.is_of_one_tensor and not args[0]._is_view():  # noqa: SLF001  # of Tensor
+            bound.writes, bound.function = func, out_of_place(name)
             return treatment(self, bound)
         # The model may go on with either the result or the tensor that was written to.
         bound.become(out_of_place(name), args[0].clone())
@@ -225,9 +283,9 @@ _WAY_OUT = "the model's calls depend on the pixels, choose a method without a re
 
 
 @contextmanager
-def lent(rules: Rules) -> Iterator[Lending]:
-    """Lend `rules` to the passes of this block, in this thread."""
-    lending = Lending(rules)
+def lent(rules: Rules, *, counts: bool = True) -> Iterator[Lending]:
+    """Lend `rules` to the passes of this block, in this thread; `counts` says whether what they absorb is added up."""
+    lending = Lending(rules, counts=counts)
     with lending:
         yield lending
     lending._kept.clear()  # noqa: SLF001  # what is written after the pass is no longer the pass's
@@ -238,11 +296,18 @@ class Ruled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Call, *inputs: Tensor) -> Tensor:
-        """Run the operation as it is."""
+        """Run the operation as it is; in its place if the model does so, on a copy's original where the rule reads it."""
         ctx.call = call
         assert call.operation is not None
-        result: Tensor = call.operation(*inputs)
-        return result
+        if call.operation.writes is None:
+            result: Tensor = call.operation(*inputs)
+            return result
+        ctx.mark_dirty(inputs[0])
+        if call.keeps_inputs:
+            call.inputs = [Kept(moved(inputs[0], call.operation.written))]
+        else:
+            call.operation.written(inputs[0])
+        return inputs[0]
 
     @staticmethod
     @once_differentiable

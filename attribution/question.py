@@ -84,6 +84,21 @@ class Question:
         return self.at is None or "layer" in self.method.needs()
 
     @property
+    def reads_pass(self) -> bool:
+        """Whether one plain pass at the images answers this, so that several such questions share it."""
+        return self.asked.reads_pass and self.is_aimed
+
+    @property
+    def looks_at_layer(self) -> bool:
+        """Whether a layer has a say in the map of the image; what it says, a plain pass tells that others can share."""
+        return "layer" in self.method.needs() and self.is_aimed and self.noise is None
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the pass that answers this can be the first: it tells the logits that its own target is chosen from."""
+        return self.method.predicts and self.is_aimed and self.noise is None
+
+    @property
     def name(self) -> str:
         """The method's name, the stem of its Zarr group."""
         return self.method.method_name()

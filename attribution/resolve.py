@@ -16,7 +16,7 @@ from attribution.methods.regional import Regional
 from attribution.passes import Passes
 from attribution.question import Neuron, Question
 from attribution.score import NeuronScore, Score, neuron
-from attribution.site import Site
+from attribution.site import Layer, Site
 from attribution.tap import Tap
 
 
@@ -82,6 +82,13 @@ def site_of(question: Question, model: nn.Module, explained: Score, passes: Pass
     at = None if question.at is None else place_of(model, question.at)
     of = None if question.of is None else _neuron(model, question.of, explained.dtype)
     return question.method.site(explained, at, of, passes)
+
+
+def site_read(question: Question, model: nn.Module, explained: Score, passes: Passes) -> Site:
+    """Where a plain pass is read for it: where it is asked, or at the layer that has a say in it."""
+    if question.looks_at_layer:
+        return Layer(explained, place_of(model, str(question.at)), passes)
+    return site_of(question, model, explained, passes)
 
 
 def _neuron(model: nn.Module, wanted: Neuron, dtype: torch.dtype | None) -> NeuronScore:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +14,13 @@ from attribution.audit import uncovered
 from attribution.bundle import Features, expanded, parts_of
 from attribution.errors import AttributionError, ModelError
 from attribution.passes import Passes, Rows
-from attribution.propagation import Lending, RowsDiffer, Rules, lent
+from attribution.propagation import Call, RowsDiffer, Rules, lent
+from attribution.score import Aiming
 from attribution.site import Point, Site, at_least_float32, gradient_of
 from attribution.tap import accumulated
 
 Credit = Callable[[Features, Features, Features], Features]
 """(multiplier, features at x, features at the reference) -> attribution."""
-
-Forward = Callable[[], tuple[Tensor, Features]]
 
 
 class UncoveredOperationError(ModelError):
@@ -29,51 +29,133 @@ class UncoveredOperationError(ModelError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Propagated(Point):
-    """A Point whose gradient followed rules, and what the rules kept to themselves over all rows (padding too), by reason."""
+    """A Point whose gradient followed rules, and the logits where the target was chosen from them."""
 
-    absorbed: dict[str, float]
+    logits: Tensor | None = None
 
 
-def propagated(site: Site, x: Features, rules: Rules, *, on_unruled: str = "error") -> Propagated:
-    """Score, features and ruled gradient at x, from one forward and one backward."""
-    absorbed: dict[str, float] = {}
+@dataclass(frozen=True, slots=True, eq=False)
+class Compared:
+    """What came of a comparison with references: the attribution, and how far the score lies from their mean score (N,)."""
+
+    features: Features
+    difference: Tensor
+    logits: Tensor | None = None
+
+
+def propagated(
+    site: Site, x: Features, rules: Rules, *, on_unruled: str = "error", absorbed: dict[str, float] | None = None
+) -> Propagated:
+    """Score, features and ruled gradient at x, from one forward and one backward.
+
+    What the rules keep to themselves is added to `absorbed`, by reason, over all rows (padding too).
+    """
+    audit = _Audit(on_unruled, site.passes)
 
     def one_pass(rows: Rows) -> tuple[Features, ...]:
         with torch.enable_grad():
-            lending, score, features = _lent_pass(lambda: site.forward(x[rows], rows), rules)
-            _audit(lending, score, features, lambda: site.forward(x[rows], rows), on_unruled, site.passes)
-            gradient = gradient_of(score, features)
-        for reason, amount in lending.absorbed.items():
-            absorbed[reason] = absorbed.get(reason, 0.0) + float(amount)
-        return accumulated(score.detach()), at_least_float32(features.detach()), at_least_float32(gradient)
+            ruled = _Ruled(site, x, rows, rules, counts=absorbed is not None)
+            audit.of(ruled)
+            ruled.lending.end()
+            gradient = gradient_of(ruled.score, ruled.features)
+        if absorbed is not None:
+            for reason, amount in ruled.lending.absorbed.items():
+                absorbed[reason] = absorbed.get(reason, 0.0) + float(amount)
+        return (
+            accumulated(ruled.score.detach()),
+            *map(at_least_float32, (ruled.features.detach(), gradient)),
+            *ruled.told,
+        )
 
-    score, features, gradient = site.passes.over(len(x), one_pass)
-    return Propagated(parts_of(score)[0], features, gradient, absorbed)
+    score, features, gradient, *told = site.passes.over(len(x), one_pass)
+    return Propagated(parts_of(score)[0], features, gradient, *told)
 
 
 def compared(
     site: Site, x: Features, references: Sequence[Features], rules: Rules, credit: Credit, *, on_unruled: str = "error"
-) -> Features:
+) -> Compared:
     """The mean over the references of what `credit` makes of each one's multipliers.
 
-    The images go forward once; each reference (one row for all images, or a row each) goes forward without gradients,
-    and gradients flow back once for each.
+    The images go forward once. A reference goes forward without gradients, with a row for each image, or once where one
+    row stands for all of them. Gradients flow back once for each.
     """
+    audit, recordings = _Audit(on_unruled, site.passes), dict[int, _Reference]()
 
-    def one_pass(rows: Rows) -> tuple[Features]:
-        def credited(number: int) -> Features:
-            start = _reference_pass(site, lending, references[number], x, rows)
-            if number == 0:
-                _audit(lending, score, features, lambda: site.forward(x[rows], rows), on_unruled, site.passes)
-            with torch.enable_grad():
-                multiplier = gradient_of(score, features, retain_graph=number + 1 < len(references))
-            return credit(*map(at_least_float32, (multiplier, features.detach(), start)))
-
+    def one_pass(rows: Rows) -> tuple[Features, ...]:
         with torch.enable_grad():
-            lending, score, features = _lent_pass(lambda: site.forward(x[rows], rows), rules)
-        return (sum(map(credited, range(1, len(references))), credited(0)) / len(references),)
+            ruled = _Ruled(site, x, rows, rules)
+        total, starts = torch.zeros(()), []
+        for number in range(len(references)):
+            start = _paired(site, ruled, references[number], recordings, number)
+            if number == 0:
+                audit.of(ruled)
+            if number + 1 == len(references):
+                ruled.lending.end()
+            with torch.enable_grad():
+                multiplier = gradient_of(ruled.score, ruled.features, retain_graph=number + 1 < len(references))
+            total = total + credit(*map(at_least_float32, (multiplier, ruled.features.detach(), start.features)))
+            starts.append(start.score(ruled))
+        difference = accumulated(ruled.score.detach()) - sum(starts) / len(references)
+        return total / len(references), difference, *ruled.told
 
-    return site.passes.over(len(x), one_pass)[0]
+    features, difference, *told = site.passes.over(len(x), one_pass)
+    return Compared(features, parts_of(difference)[0], *told)
+
+
+class _Ruled:
+    """The pass over some rows with rules lent to it."""
+
+    def __init__(self, site: Site, x: Features, rows: Rows, rules: Rules, *, counts: bool = False) -> None:
+        self.site, self.x, self.rows, self.rules, self.counts = site, x, rows, rules, counts
+        self.run()
+
+    def run(self) -> None:
+        explained = self.site.explained.rows(self.rows)
+        with lent(self.rules, counts=self.counts) as self.lending:
+            output, self.features = self.site.forward(self.x[self.rows], self.rows)
+            with self.lending.aside():
+                self.explained = explained.settled(output)
+            self.score = self.explained.of(output)
+        self.told = (output.detach(),) if isinstance(explained, Aiming) else ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reference:
+    """What a pass at a reference told, and its calls, for other passes over images to be paired with."""
+
+    features: Features
+    output: Any
+    own_score: Tensor
+    calls: Sequence[Call]
+
+    def score(self, ruled: _Ruled) -> Tensor:
+        """Of each image's target."""
+        count = len(ruled.score)
+        if ruled.explained.target is None:
+            return accumulated(self.own_score).expand(count)
+        return accumulated(ruled.explained.of(self.output.expand(count, *self.output.shape[1:])))
+
+
+def _paired(
+    site: Site, ruled: _Ruled, reference: Features, recordings: dict[int, _Reference], number: int
+) -> _Reference:
+    """The reference's side of each call; a single row is repeated where the model mixes rows with windows or heads."""
+    if stands_for_all(site, reference, ruled.x):
+        if number in recordings and ruled.lending.adopt(recordings[number].calls):
+            return recordings[number]
+        try:
+            recordings[number] = _reference_pass(site, ruled, reference[:1], _first(ruled.rows))
+            return recordings[number]
+        except RowsDiffer:
+            pass
+    return _reference_pass(site, ruled, expanded(reference, ruled.x)[ruled.rows], ruled.rows)
+
+
+def _reference_pass(site: Site, ruled: _Ruled, reference: Features, rows: Rows) -> _Reference:
+    with ruled.lending.reference():
+        output, features = site.forward(reference, rows)
+        score = ruled.explained.rows(slice(0, len(reference))).of(output)
+    return _Reference(features.detach(), output, score, ruled.lending.recording())
 
 
 def stands_for_all(site: Site, reference: Features, x: Features) -> bool:
@@ -94,24 +176,6 @@ def score_of_reference(site: Site, reference: Features, x: Features) -> Tensor:
         return accumulated(explained.of(output.expand(len(x), *output.shape[1:])))
 
 
-def _lent_pass(forward: Forward, rules: Rules) -> tuple[Lending, Tensor, Features]:
-    with lent(rules) as lending:
-        score, features = forward()
-    return lending, score, features
-
-
-def _reference_pass(site: Site, lending: Lending, reference: Features, x: Features, rows: Rows) -> Features:
-    """The features at the reference; a single row is repeated where the model mixes rows with windows or heads."""
-    if stands_for_all(site, reference, x):
-        try:
-            with lending.reference():
-                return site.forward(reference[:1], _first(rows))[1].detach()
-        except RowsDiffer:
-            pass
-    with lending.reference():
-        return site.forward(expanded(reference, x)[rows], rows)[1].detach()
-
-
 def _first(rows: Rows) -> Rows:
     return slice(rows.start, rows.start + 1) if isinstance(rows, slice) else rows[:1]
 
@@ -122,30 +186,38 @@ def check_on_unruled(choice: str) -> None:
         raise AttributionError(f"on_unruled={choice!r} not understood; use 'error' or 'gradient'")
 
 
-def _audit(
-    lending: Lending, score: Tensor, features: Features, again: Forward, on_unruled: str, passes: Passes
-) -> None:
+class _Audit:
     """Nothing nonlinear may have passed without a rule: an error, or with on_unruled="gradient" a warning that is kept."""
-    rules = lending.rules
-    if not rules.audited:
-        if not any(call.rule for call in lending.calls):
-            _warn(f"{rules.name} met no rectifier in the model: its map is the plain gradient", passes)
-        return
-    found = list(lending.uncovered)
-    if uncovered(score, parts_of(features), rules.by_gradient):
-        # Only anomaly mode knows where a node was made; it is slow, so the pass runs again in it.
-        with torch.autograd.set_detect_anomaly(True, check_nan=False), torch.enable_grad():
-            _, score, features = _lent_pass(again, rules)
-        found += uncovered(score, parts_of(features), rules.by_gradient)
-    if not found:
-        return
-    places = [str(one) for one in dict.fromkeys(found)]
-    operations = "; ".join(places[:3]) + (f"; and {len(places) - 3} more" if len(places) > 3 else "")
-    if on_unruled != "gradient":
-        raise UncoveredOperationError(
-            f"no rule of {rules.name} covers {operations}: call it as a torch function, or pass on_unruled='gradient'"
-        )
-    _warn(f"no rule of {rules.name} covers {operations}: the plain gradient passes there", passes)
+
+    def __init__(self, on_unruled: str, passes: Passes) -> None:
+        self.on_unruled, self.passes = on_unruled, passes
+        self._covered: list[Callable[..., Any]] | None = None
+
+    def of(self, ruled: _Ruled) -> None:
+        """Look at a pass that is over; one that made the calls of a pass found in order is in order."""
+        rules, lending = ruled.rules, ruled.lending
+        if not rules.audited:
+            if not any(call.rule for call in lending.calls):
+                _warn(f"{rules.name} met no rectifier in the model: its map is the plain gradient", self.passes)
+            return
+        if lending.functions == self._covered and not lending.uncovered:
+            return
+        found = list(lending.uncovered)
+        if uncovered(ruled.score, parts_of(ruled.features), rules.by_gradient):
+            # Only anomaly mode knows where a node was made; it is slow, so the pass runs again in it.
+            with torch.autograd.set_detect_anomaly(True, check_nan=False), torch.enable_grad():
+                again = _Ruled(ruled.site, ruled.x, ruled.rows, rules)
+            found += uncovered(again.score, parts_of(again.features), rules.by_gradient)
+        if not found:
+            self._covered = lending.functions
+            return
+        places = [str(one) for one in dict.fromkeys(found)]
+        operations = "; ".join(places[:3]) + (f"; and {len(places) - 3} more" if len(places) > 3 else "")
+        if self.on_unruled != "gradient":
+            raise UncoveredOperationError(
+                f"no rule of {rules.name} covers {operations}: call it as a torch function, or pass on_unruled='gradient'"
+            )
+        _warn(f"no rule of {rules.name} covers {operations}: the plain gradient passes there", self.passes)
 
 
 def _warn(message: str, passes: Passes) -> None:

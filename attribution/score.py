@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from attribution.bundle import Features, parts_of
-from attribution.errors import LayerError, ModelError
+from attribution.errors import LayerError, ModelError, TargetError
 from attribution.hooks import Parts, Place
 from attribution.passes import Rows
 from attribution.tap import Tap
-from attribution.target import select
+from attribution.target import Aim, select
 
 Pick = Callable[[Parts], Tensor]
 """From a layer's tensors to the one neuron that is meant, per row.  (n, *features) -> (n,)"""
@@ -56,6 +56,10 @@ class Score:
         """The same score by another form of the same model, where there is one."""
         return self if model is None else replace(self, model=model)
 
+    def settled(self, output: Any) -> Score:  # noqa: ARG002  # see Aiming
+        """This score, whatever a pass over its rows has put out."""
+        return self
+
     def aimed(self, target: Tensor | None) -> Score:
         """The same model explained at another target."""
         return replace(self, target=target)
@@ -73,6 +77,38 @@ class Score:
         return replace(self, target=None if self.target is None else self.target[rows], arguments=arguments)
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Aiming(Score):
+    """A score whose target is chosen from the very output that it reads: the pass that explains also predicts."""
+
+    aim: Aim
+    labels: Tensor
+
+    @property
+    def key(self) -> None:
+        """Its passes are nobody else's."""
+        return None
+
+    def settled(self, output: Any) -> Score:
+        """The model's score at the target of each row; any class where there is none."""
+        target = self.aim.choose(logits_of(output).detach(), self.labels)
+        return Score(model=self.model, target=target.clamp(min=0), arguments=self.arguments, dtype=self.dtype)
+
+    def rows(self, rows: Rows) -> Aiming:
+        """The score of those rows only."""
+        return replace(self, labels=self.labels[rows])
+
+
+def logits_of(output: object) -> Tensor:
+    """The output of a classifier, (n, classes); an error of any other model."""
+    if not isinstance(output, Tensor) or output.dim() != 2:
+        form = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise TargetError(
+            f"the model returns {form}, not (images, classes): say what to explain with --score package.module:function"
+        )
+    return output
+
+
 def _cut(argument: Any, rows: Rows) -> Any:
     return argument[rows] if isinstance(argument, Tensor) and argument.dim() > 0 else argument
 
@@ -84,9 +120,10 @@ class NeuronScore(Score):
     place: Place
     pick: Pick
 
-    def __call__(self, x: Features) -> Tensor:
+    def output(self, x: Features) -> Tensor:
+        """The neuron, which is all there is to see of such a pass.  -> (n,)"""
         with Tap(self.place, ends=True) as tap:
-            tap.run(lambda: self.output(x))
+            tap.run(lambda: super(NeuronScore, self).output(x))
         return self.pick(tap.parts)
 
     def computed_by(self, model: Callable[..., Any] | None) -> NeuronScore:  # noqa: ARG002  # hooks see the model as it is
@@ -98,9 +135,9 @@ class NeuronScore(Score):
         """The neuron too."""
         return None if self.arguments else (type(self), self.model, self.place, self.pick, self.dtype)
 
-    def of_one(self, x: Features, count: int) -> Tensor:
-        """The neuron at one image, which is the same for every row."""
-        return self(x).expand(count)
+    def of(self, output: Tensor) -> Tensor:
+        """The neuron itself."""
+        return output
 
 
 def neuron(

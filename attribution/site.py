@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -98,8 +98,8 @@ class Site(ABC):
         return self.explaining(self.explained.rows(index))
 
     @abstractmethod
-    def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:
-        """One pass over these rows, x being theirs: the score and the features, with the graph between them."""
+    def forward(self, x: Features, rows: Rows) -> tuple[Any, Features]:
+        """One pass over these rows, x being theirs: the model's output and the features, with the graph between them."""
 
     def _told(self, verb: Verb, x: Features, rows: Rows) -> Told:
         """One pass, replayed where it has been captured."""
@@ -114,7 +114,8 @@ class Site(ABC):
         return graphs.run((verb, key), one_pass, x, *(() if target is None else (target,)))
 
     def _at(self, x: Features, rows: Rows) -> Point:
-        score, features = self.forward(x, rows)
+        output, features = self.forward(x, rows)
+        score = self.explained.rows(rows).of(output)
         with self.passes.backward():
             gradient = gradient_of(score, features)
         return Point(accumulated(score), at_least_float32(features), at_least_float32(gradient))
@@ -149,10 +150,10 @@ class Input(Site):
         """The images, credited for another score."""
         return Input(explained, self.passes)
 
-    def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:
-        """The score, and x cut off from whatever made it."""
+    def forward(self, x: Features, rows: Rows) -> tuple[Any, Features]:
+        """The output, and x cut off from whatever made it."""
         leaf = as_leaf(x)
-        return self.explained.rows(rows)(leaf), leaf
+        return self.explained.rows(rows).output(leaf), leaf
 
 
 class Layer(Site):
@@ -196,11 +197,11 @@ class Layer(Site):
         """The layer, credited for another score."""
         return Layer(explained, self.place, self.passes)
 
-    def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:
-        """The score, and the layer's activation on its way to it."""
+    def forward(self, x: Features, rows: Rows) -> tuple[Any, Features]:
+        """The output, and the layer's activation on its way to it."""
         with Tap(self.place, grad=True) as tap:
-            score = self.explained.rows(rows)(x)
-        return score, bundled(tap.parts)
+            output = self.explained.rows(rows).output(x)
+        return output, bundled(tap.parts)
 
 
 class Through(Site):
@@ -234,7 +235,7 @@ class Through(Site):
         """The images, credited for what flows through the neuron to another score."""
         return Through(explained, self.place, self.pick, self.passes)
 
-    def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:  # noqa: ARG002  # there is no such pass
+    def forward(self, x: Features, rows: Rows) -> tuple[Any, Features]:  # noqa: ARG002  # there is no such pass
         """Two gradients make this site's answer, so that no single pass stands for it."""
         raise ModelError(
             "what flows through a neuron follows gradients, not rules: credit the input or a layer instead"
@@ -281,7 +282,7 @@ class Known(Site):
         """The site's."""
         return self.site.explaining(explained)
 
-    def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:
+    def forward(self, x: Features, rows: Rows) -> tuple[Any, Features]:
         """The site's."""
         return self.site.forward(x, rows)
 

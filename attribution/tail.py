@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -67,14 +67,14 @@ class Tail(Site):
         return self.layer.explaining(explained).tail(self.x)
 
     def _score(self, x: Features, rows: Rows) -> Tensor:
-        return self._forward(x, rows)
+        return self.explained.rows(rows).of(self._output(x, rows))
 
-    def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:
-        """The score of the activation x."""
+    def forward(self, x: Features, rows: Rows) -> tuple[Any, Features]:
+        """The output for the activation x."""
         leaf = as_leaf(x)
-        return self._forward(leaf, rows), leaf
+        return self._output(leaf, rows), leaf
 
-    def _forward(self, activation: Features, rows: Rows) -> Tensor:
+    def _output(self, activation: Features, rows: Rows) -> Any:
         if self.path == "replay":
             try:
                 return self._replayed(activation, rows)
@@ -82,12 +82,12 @@ class Tail(Site):
                 self._give_up_replaying(reason)
         self._settle_call(rows)
         with Tap(self.place, replacement=parts_of(activation)):
-            return self.explained.rows(rows)(self.x[rows])
+            return self.explained.rows(rows).output(self.x[rows])
 
-    def _replayed(self, activation: Features, rows: Rows) -> Tensor:
+    def _replayed(self, activation: Features, rows: Rows) -> Any:
         explained, image, front = self.explained.rows(rows), self.x[rows], self._front(rows)
         with front.answering() as answers, Tap(front.place, replacement=parts_of(activation), on_reach=answers.end):
-            return explained(image)
+            return explained.output(image)
 
     def _front(self, rows: Rows) -> Front:
         """The recorded front of these rows."""

@@ -80,9 +80,11 @@ def completeness(model, x, baselines):
 
 def conservation(model, x):
     """LRP-epsilon: what is neither on the images nor reported as absorbed, and the absorbed share, relative to the score."""
-    point = propagated(Input(Score(model=model, target=model(x).argmax(1))), x, relevance(Epsilon()))
+    taken = {}
+    site = Input(Score(model=model, target=model(x).argmax(1)))
+    point = propagated(site, x, relevance(Epsilon()), absorbed=taken)
     score, on_images = point.score.sum(), (point.features * point.gradient).sum()
-    absorbed = sum(point.absorbed.values())
+    absorbed = sum(taken.values())
     return abs((score - on_images - absorbed) / score).item(), (absorbed / score).item()
 
 

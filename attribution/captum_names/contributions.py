@@ -55,7 +55,7 @@ class DeepLiftShap:
 
 def contributions(asked: Asked, references: Sequence[Features], credit: Credit) -> Features:
     """An operation without a rule passes the plain gradient with a warning: Captum's does so without a word."""
-    return compared(asked.site, asked.x, references, RESCALE, credit, on_unruled="gradient")
+    return compared(asked.site, asked.x, references, RESCALE, credit, on_unruled="gradient").features
 
 
 def credit_of(owner: Any, given: Arguments) -> Credit:

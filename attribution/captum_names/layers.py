@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,12 +52,12 @@ class Layers(Site):
             self.explained.rows(rows).output(x[rows])
         return taps
 
-    def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:
-        """The score, and all activations on its way."""
+    def forward(self, x: Features, rows: Rows) -> tuple[Any, Features]:
+        """The output, and all activations on its way."""
         with ExitStack() as opened:
             taps = [opened.enter_context(Tap(place, grad=True)) for place in self.places]
-            score = self.explained.rows(rows)(x)
-        return score, bundled([part for tap in taps for part in tap.parts])
+            output = self.explained.rows(rows).output(x)
+        return output, bundled([part for tap in taps for part in tap.parts])
 
 
 class _Tail(Site):
@@ -85,15 +86,18 @@ class _Tail(Site):
         return self.layers.explaining(explained).tail(self.x)
 
     def _score(self, x: Features, rows: Rows) -> Tensor:
+        return self.explained.rows(rows).of(self._output(x, rows))
+
+    def _output(self, x: Features, rows: Rows) -> Any:
         with ExitStack() as opened:
             for place, parts in zip(self.places, _grouped(parts_of(x), self.counts), strict=True):
                 opened.enter_context(Tap(place, replacement=parts))
-            return self.explained.rows(rows)(self.x[rows])
+            return self.explained.rows(rows).output(self.x[rows])
 
-    def forward(self, x: Features, rows: Rows) -> tuple[Tensor, Features]:
-        """The score of the activations x."""
+    def forward(self, x: Features, rows: Rows) -> tuple[Any, Features]:
+        """The output for the activations x."""
         leaf = as_leaf(x)
-        return self._score(leaf, rows), leaf
+        return self._output(leaf, rows), leaf
 
 
 def _activations(taps: Sequence[Tap]) -> Features:

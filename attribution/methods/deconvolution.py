@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from attribution.bundle import Features
-from attribution.method import Method
+from attribution.method import Attributed, Method
 from attribution.ruled import propagated
 from attribution.rules.rectified import DECONVOLVED
 from attribution.site import Site
@@ -20,9 +20,15 @@ class Deconvolution(Method):
     paper = "Zeiler and Fergus 2014, arXiv:1311.2901, section 2.1"
     axioms = frozenset({"sensitivity_b"})
     slopes = True
+    predicts = True
     places = frozenset({"input", "neuron"})
     short = ("deconv",)
     captum = ("Deconvolution", "NeuronDeconvolution")
 
     def attribute(self, site: Site, x: Features) -> Features:
-        return propagated(site, x, DECONVOLVED).gradient
+        return self.attributed(site, x).features
+
+    def attributed(self, site: Site, x: Features) -> Attributed:
+        """The attribution, and the logits of the same pass."""
+        point = propagated(site, x, DECONVOLVED)
+        return Attributed(point.gradient, logits=point.logits)

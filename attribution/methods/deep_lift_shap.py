@@ -7,10 +7,9 @@ from torch import Tensor
 
 from attribution.baselines import Baselines
 from attribution.bundle import Features
-from attribution.method import Cost, Method
-from attribution.methods.deep_lift import contribution, multiplier
-from attribution.ruled import check_on_unruled, compared, score_of_reference
-from attribution.rules.rescale import RESCALE
+from attribution.method import Attributed, Cost, Method
+from attribution.methods.deep_lift import shared_out
+from attribution.ruled import check_on_unruled, score_of_reference
 from attribution.site import Site
 
 
@@ -23,6 +22,7 @@ class DeepLiftShap(Method):
 
     paper = "Lundberg and Lee 2017, arXiv:1705.07874, section 4.2"
     axioms = frozenset({"completeness", "sensitivity_b"})
+    predicts = True
     short = ("deepliftshap",)
     default_baseline = "black,zero"
     captum = ("DeepLiftShap", "LayerDeepLiftShap", "NeuronDeepLiftShap")
@@ -34,8 +34,11 @@ class DeepLiftShap(Method):
         check_on_unruled(self.on_unruled)
 
     def attribute(self, site: Site, x: Features, baselines: Baselines) -> Features:
-        credit = contribution if self.multiply_by_inputs else multiplier
-        return compared(site, x, baselines.members, RESCALE, credit, on_unruled=self.on_unruled)
+        return self.attributed(site, x, baselines).features
+
+    def attributed(self, site: Site, x: Features, baselines: Baselines) -> Attributed:
+        """The attribution, the mean difference that it shares out, and the logits of the same pass."""
+        return shared_out(self, site, x, baselines.members)
 
     def explained_difference(self, site: Site, x: Features, baselines: Baselines) -> Tensor:
         scores = [score_of_reference(site, baseline, x) for baseline in baselines.members]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from attribution.bundle import Features
-from attribution.method import Method
+from attribution.method import Attributed, Method
 from attribution.ruled import propagated
 from attribution.rules.rectified import GUIDED
 from attribution.site import Site
@@ -20,9 +20,15 @@ class GuidedBackprop(Method):
     paper = "Springenberg et al. 2015, arXiv:1412.6806, section 3.4"
     axioms = frozenset({"sensitivity_b"})
     slopes = True
+    predicts = True
     places = frozenset({"input", "neuron"})
     short = ("guided",)
     captum = ("GuidedBackprop", "NeuronGuidedBackprop")
 
     def attribute(self, site: Site, x: Features) -> Features:
-        return propagated(site, x, GUIDED).gradient
+        return self.attributed(site, x).features
+
+    def attributed(self, site: Site, x: Features) -> Attributed:
+        """The attribution, and the logits of the same pass."""
+        point = propagated(site, x, GUIDED)
+        return Attributed(point.gradient, logits=point.logits)

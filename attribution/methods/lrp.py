@@ -6,7 +6,7 @@ from torch import Tensor
 
 from attribution.bundle import Features
 from attribution.errors import AttributionError, nearest
-from attribution.method import Method
+from attribution.method import Attributed, Method
 from attribution.ruled import check_on_unruled, propagated
 from attribution.rules.linear import Alpha1Beta0, Epsilon, Gamma, LinearRule
 from attribution.rules.relevance import relevance
@@ -27,6 +27,7 @@ class LRP(Method):
     paper = "Bach et al. 2015, doi:10.1371/journal.pone.0130140, eq. 58 and 60; Montavon et al. 2019, sec. 10.2"
     axioms = frozenset({"sensitivity_b"})
     places = frozenset({"input", "layer"})
+    predicts = True
     folds = False
     captum = ("LRP", "LayerLRP")
     rule: str = "epsilon"
@@ -41,8 +42,12 @@ class LRP(Method):
         check_on_unruled(self.on_unruled)
 
     def attribute(self, site: Site, x: Features) -> Features:
+        return self.attributed(site, x).features
+
+    def attributed(self, site: Site, x: Features) -> Attributed:
+        """The attribution, the score that it starts from, and the logits of the same pass."""
         point = propagated(site, x, relevance(self.linear_rule()), on_unruled=self.on_unruled)
-        return point.features * point.gradient
+        return Attributed(point.features * point.gradient, difference=point.score, logits=point.logits)
 
     def linear_rule(self) -> LinearRule:
         """The rule of convolutions and linear layers."""

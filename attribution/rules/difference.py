@@ -8,10 +8,12 @@ products and functions of one number.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isnan
 
 import torch
 from torch import Tensor
 
+from attribution.blocks import Write, write_into
 from attribution.propagation import Operation
 
 TINY = 32
@@ -21,12 +23,17 @@ TINY = 32
 def rescale(f: Operation, gradient: Tensor, inputs: Sequence[Tensor], reference: Sequence[Tensor]) -> tuple[Tensor]:
     """A function of one number: (f(x) - f(r)) / (x - r), its derivative where the two are the same."""
     (x,), (r,) = inputs, reference
-    distance, slope = wide(x) - wide(r), wide(f(x)) - wide(f(r))
-    slope /= distance  # in place, as the arrays are as large as the model's activations
-    is_tiny = distance.abs_() <= x.abs().mul_(TINY * torch.finfo(x.dtype).eps)
-    if is_tiny.any():
-        slope = torch.where(is_tiny, derivative(f, x), slope)
-    return (slope.mul_(gradient),)
+    least = TINY * torch.finfo(x.dtype).eps
+
+    def write(credit: Tensor, x: Tensor, r: Tensor, gradient: Tensor) -> None:
+        distance, slope = wide(x) - wide(r), wide(f(x)) - wide(f(r))
+        slope /= distance
+        excess = distance.abs_().sub_(wide(x).abs(), alpha=least)
+        if not x.is_cpu or float(excess.amin()) <= 0:  # looking would hold up another device
+            slope = torch.where(excess <= 0, derivative(f, x), slope)
+        torch.mul(slope, gradient, out=credit)
+
+    return (by_place(f, write, x, r, gradient),)
 
 
 def rescale_pieces(
@@ -34,23 +41,51 @@ def rescale_pieces(
 ) -> tuple[Tensor]:
     """The same for functions made of straight lines, whose quotient has no rounding to hide: fewer steps."""
     (x,), (r,) = inputs, reference
-    distance, slope = wide(x) - wide(r), wide(f(x)) - wide(f(r))
-    slope /= distance
-    if torch.count_nonzero(distance) < distance.numel():
-        slope = torch.where(distance == 0, derivative(f, x), slope)
-    return (slope.mul_(gradient),)
+
+    def write(credit: Tensor, x: Tensor, r: Tensor, gradient: Tensor) -> None:
+        distance, slope = wide(x) - wide(r), wide(f(x)) - wide(f(r))
+        slope /= distance
+        if not x.is_cpu or isnan(float(slope.sum())):  # 0 / 0, and a sum is the quickest look
+            slope = torch.where(distance == 0, derivative(f, x), slope)
+        torch.mul(slope, gradient, out=credit)
+
+    return (by_place(f, write, x, r, gradient),)
 
 
-def rescale_relu(
-    _f: Operation, gradient: Tensor, inputs: Sequence[Tensor], reference: Sequence[Tensor]
+def rescale_step(
+    f: Operation, gradient: Tensor, inputs: Sequence[Tensor], reference: Sequence[Tensor]
 ) -> tuple[Tensor]:
-    """The same for ReLU in the fewest: max(x, r) / |x - r| within [0, 1].
+    """The same for ReLU, ReLU6 and hardtanh, where many inputs equal the reference's (padding, channels that rest).
 
-    Where both are positive the maximum is at least the distance; where both are negative it is below zero.
+    A step smaller than any difference is added to x - r, and what f makes of it to f(x) - f(r): where both are nothing the
+    quotient is the derivative, elsewhere the step is lost in rounding, and no element must be looked for.
     """
     (x,), (r,) = inputs, reference
-    distance = (wide(x) - wide(r)).abs_().clamp_(min=torch.finfo(torch.float32).tiny)  # 0 / tiny where x = r = 0
-    return (torch.maximum(wide(x), wide(r)).div_(distance).clamp_(0, 1).mul_(gradient),)
+    finfo = torch.finfo(wide(r).dtype)
+
+    def of_reference(r: Tensor) -> tuple[Tensor, ...]:
+        at_r, step = f(r), r.abs().mul_(finfo.eps / 8).add_(finfo.tiny)  # neighbours of r are at least eps / 4 away
+        neighbour = r.add(r, alpha=finfo.eps).sub_(finfo.tiny)  # away from zero: at the ends torch's derivative is 0
+        return r, at_r, step, (at_r - f(neighbour)).div_(r - neighbour).mul_(step)
+
+    def write(credit: Tensor, x: Tensor, gradient: Tensor, r: Tensor, *known: Tensor) -> None:
+        r, at_r, step, rise = (r, *known) if known else of_reference(wide(r))
+        x = wide(x)
+        slope = (f(x) - at_r).add_(rise).div_((x - r).add_(step))
+        torch.mul(slope, gradient, out=credit)
+
+    is_shared = len(r) < len(x)  # then it is small, and computed once for all rows
+    return (by_place(f, write, x, gradient, *(of_reference(wide(r)) if is_shared else (r,))),)
+
+
+def by_place(f: Operation, write: Write, x: Tensor, *others: Tensor) -> Tensor:
+    """What `write(output, x, *others)` makes place by place; at once where f has tensors of its own that belong to places."""
+    output = x if getattr(f, "gives_inputs", False) else torch.empty_like(x)
+    if getattr(f, "is_of_one_tensor", False):
+        write_into(output, write, x, *others)
+    else:
+        write(output, x, *others)
+    return output
 
 
 def product(

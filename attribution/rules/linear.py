@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from attribution.blocks import blockwise
 from attribution.calls import Bound
 from attribution.propagation import Lending, Operation
 from attribution.rules import difference
@@ -104,7 +106,7 @@ class Identity:
         ) -> tuple[Tensor]:
             relevance, (x,) = gradient * f(*inputs), inputs
             signal = relevance / stabilised(x, EPSILON)
-            lending.absorb("stabiliser", relevance - signal * x)  # what would lie on an input that is zero
+            lending.absorb("stabiliser", lambda: relevance - signal * x)  # what would lie on an input that is zero
             return (signal,)
 
         return lending.apply(bound, rule)  # type: ignore[no-any-return]  # a linear layer returns a tensor
@@ -132,10 +134,17 @@ def damped(lending: Lending, z: Tensor, eps: float, constant: Tensor | None = No
     """Epsilon's stabiliser on the output z of a linear operation, which added `constant` of its own."""
 
     def rule(z: Tensor, gradient: Tensor) -> Tensor:
-        signal = gradient * (z / stabilised(z, eps)).nan_to_num(1)  # masked logits are infinite
-        lending.absorb("stabiliser", (gradient - signal) * z)
+        def write(signal: Tensor, z: Tensor, gradient: Tensor) -> None:
+            size = z.abs()
+            kept = size / (size + eps)  # z / stabilised(z)
+            if not z.is_cpu or isnan(float(kept.sum())):  # looking would hold up another device
+                kept = kept.nan_to_num(1)  # masked logits are infinite
+            torch.mul(kept, gradient, out=signal)
+
+        signal = blockwise(write, z, gradient)
+        lending.absorb("stabiliser", lambda: (gradient - signal) * z)
         if constant is not None:
-            lending.absorb("bias", signal * constant)
+            lending.absorb("bias", lambda: signal * constant)
         return signal
 
     return lending.after(z, rule)
@@ -160,8 +169,8 @@ def shared_by(
         bias = 0 if by.bias is None else by.bias.reshape(layer.shape)
         z = layer.function(up, by.of_positive, None) + layer.function(down, by.of_negative, None) + bias
         signal = relevance / stabilised(z, EPSILON)
-        lending.absorb("bias", signal * bias)
-        lending.absorb("stabiliser", relevance - signal * z)
+        lending.absorb("bias", lambda: signal * bias)
+        lending.absorb("stabiliser", lambda: relevance - signal * z)
         (to_up,) = difference.pulled_back(lambda t: layer.function(t, by.of_positive, None), signal, (up,))
         (to_down,) = difference.pulled_back(lambda t: layer.function(t, by.of_negative, None), signal, (down,))
         return torch.where(x >= 0, to_up, to_down)

@@ -23,7 +23,7 @@ CUTS = frozenset(["hardtanh", "clamp", "clamp_min", "threshold", "maximum"])
 """Operations that are a rectifier where they cut at zero: ReLU6 is hardtanh(0, 6)."""
 
 PIECEWISE_LINEAR = frozenset(
-    ["relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "leaky_relu", "prelu", "rrelu", "threshold", "abs"]
+    ["relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "leaky_relu", "prelu", "rrelu", "threshold", "abs"]
 )
 
 ELEMENTWISE = (

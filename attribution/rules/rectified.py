@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from attribution.blocks import blockwise
 from attribution.calls import Bound
-from attribution.propagation import Lending, Operation, Rule, Rules, Treatment
-from attribution.rules.difference import derivative
+from attribution.propagation import Lending, Operation, Rule, Rules
+from attribution.rules.difference import by_place, derivative
 from attribution.rules.operations import CUTS, RECTIFIERS
 
 
@@ -20,7 +23,21 @@ def guided(f: Operation, gradient: Tensor, inputs: Sequence[Tensor], _reference:
     GELU, Hardswish, ...) keeps its own slope in place of the step; where that is negative, in the dip left of zero,
     nothing passes, as ReLU never turns a sign.
     """
-    return (gradient.relu() * derivative(f, inputs[0]).relu(),)
+
+    def write(signal: Tensor, x: Tensor, gradient: Tensor) -> None:
+        torch.mul(gradient.relu(), derivative(f, x).relu_(), out=signal)
+
+    return (by_place(f, write, inputs[0], gradient),)
+
+
+def guided_step(upper: float) -> Rule:
+    """The same for ReLU, or ReLU6 with its upper end, from what came out: between the ends the slope is 1."""
+
+    def write(signal: Tensor, y: Tensor, gradient: Tensor) -> None:
+        torch.ops.aten.hardtanh_backward.grad_input(gradient, y, 0, upper, grad_input=signal)
+        signal.clamp_(min=0)
+
+    return lambda _f, gradient, results, _reference: (blockwise(write, results[0], gradient),)
 
 
 def deconvolved(
@@ -30,23 +47,39 @@ def deconvolved(
     return (gradient.relu(),)
 
 
-def rectifier(rule: Rule) -> Treatment:
-    """Operations that are rectifiers always, and those that are where they cut at zero, as hardtanh(0, 6) and clamp(min=0)."""
-
-    def treatment(lending: Lending, bound: Bound) -> Any:
-        if len(bound.credited) == 1 and (bound.name in RECTIFIERS or _cuts_at_zero(bound)):
-            return lending.apply(bound, rule)
+def guide(lending: Lending, bound: Bound) -> Any:
+    """Guided Backprop's treatment: by the result, which is there anyway, where that says enough."""
+    if not is_rectifier(bound):
         return bound()
+    if bound.name in UPPER_ENDS and bound.is_of_one_tensor:
+        return lending.apply_to_result(bound, guided_step(UPPER_ENDS[bound.name](bound)))
+    return lending.apply(bound, guided)
 
-    return treatment
+
+def deconvolve(lending: Lending, bound: Bound) -> Any:
+    """Deconvolution's treatment."""
+    return lending.apply_to_result(bound, deconvolved) if is_rectifier(bound) else bound()
+
+
+UPPER_ENDS: dict[str, Callable[[Bound], float]] = {
+    "relu": lambda _bound: inf,
+    "relu6": lambda _bound: 6.0,
+    "hardtanh": lambda bound: float(bound.argument(2, "max_val", 1.0)),
+}
+
+
+def is_rectifier(bound: Bound) -> bool:
+    """Operations that are rectifiers always, and those that are where they cut at zero, as hardtanh(0, 6) and clamp(min=0)."""
+    return len(bound.credited) == 1 and (bound.name in RECTIFIERS or _cuts_at_zero(bound))
 
 
 def _cuts_at_zero(bound: Bound) -> bool:
-    below, above = (bound(bound.credited[0].new_full((1,), number)) for number in (-1, 1))
+    # On the CPU where the call has no other tensor, so that no device is waited for.
+    (x,) = bound.credited
+    ends = (torch.tensor([n], dtype=x.dtype, device="cpu" if bound.is_of_one_tensor else x.device) for n in (-1, 1))
+    below, above = (bound(end) for end in ends)
     return bool((below == 0).all() and (above == 1).all())
 
 
-GUIDED = Rules(name="guided_backprop", treatments=dict.fromkeys(RECTIFIERS | CUTS, rectifier(guided)), audited=False)
-DECONVOLVED = Rules(
-    name="deconvolution", treatments=dict.fromkeys(RECTIFIERS | CUTS, rectifier(deconvolved)), audited=False
-)
+GUIDED = Rules(name="guided_backprop", treatments=dict.fromkeys(RECTIFIERS | CUTS, guide), audited=False)
+DECONVOLVED = Rules(name="deconvolution", treatments=dict.fromkeys(RECTIFIERS | CUTS, deconvolve), audited=False)

@@ -24,6 +24,7 @@ from attribution.rules import difference, rewrites
 from attribution.rules.linear import EPSILON, Epsilon, LinearLayer, LinearRule, damped
 from attribution.rules.operations import CONVOLUTIONS, ELEMENTWISE, MEANS, PRODUCTS, SOFTMAXES, SUMS
 from attribution.rules.rescale import (
+    SHORTER,
     Normalisation,
     carries,
     group_norm,
@@ -41,19 +42,27 @@ def nonlinearity(lending: Lending, bound: Bound) -> Any:
     """
     if len(bound.credited) != 1:
         return bound()  # maximum and minimum of two: the winner's; others are reported by the audit
+    has_value_at_zero = bool(_at_zero(bound).isfinite().all())
 
     def rule(f: Operation, gradient: Tensor, inputs: Sequence[Tensor], _reference: Sequence[Tensor]) -> tuple[Tensor]:
         (x,) = inputs
-        at_zero = f(torch.zeros_like(x))
-        if bool(at_zero.isfinite().all()):
-            (signal,) = difference.rescale(f, gradient, inputs, [torch.zeros_like(x)])
+        if has_value_at_zero:
+            zero = x.new_zeros((1,) * x.dim() if bound.is_of_one_tensor else (1, *x.shape[1:]))
+            (signal,) = SHORTER.get(bound.name, difference.rescale)(f, gradient, inputs, [zero])
+            lending.absorb("nonlinearity", lambda: gradient * f(zero))
         else:
-            signal = gradient * difference.derivative(f, x)
-            at_zero = f(x) - x * difference.derivative(f, x)
-        lending.absorb("nonlinearity", gradient * at_zero)
+            slope = difference.derivative(f, x)
+            signal = gradient * slope
+            lending.absorb("nonlinearity", lambda: gradient * (f(x) - x * slope))
         return (signal,)
 
     return lending.apply(bound, rule)
+
+
+def _at_zero(bound: Bound) -> Tensor:
+    """The operation's value at zero; on the CPU where that is possible, so that no device is waited for."""
+    (x,) = bound.credited
+    return bound(torch.zeros((), dtype=x.dtype) if bound.is_of_one_tensor else torch.zeros_like(x[:1]))  # type: ignore[no-any-return]  # a function of one number
 
 
 def softmaxes(lending: Lending, bound: Bound) -> Any:
@@ -64,7 +73,7 @@ def softmaxes(lending: Lending, bound: Bound) -> Any:
         f: Operation, gradient: Tensor, inputs: Sequence[Tensor], _reference: Sequence[Tensor]
     ) -> Sequence[Tensor]:
         equal = torch.where(inputs[0].isneginf(), -torch.inf, torch.zeros_like(inputs[0]))  # masked stays masked
-        lending.absorb("nonlinearity", gradient * f(equal))
+        lending.absorb("nonlinearity", lambda: gradient * f(equal))
         return along(f, gradient, inputs, [equal])
 
     return lending.apply(bound, rule)
@@ -86,7 +95,7 @@ def normalisations(parse: Callable[[Bound], Normalisation | None], bias_position
         ) -> tuple[Tensor]:
             if bias is not None:
                 shift = bias if weight is None else bias.reshape(weight.shape)
-                lending.absorb("bias", gradient * shift)
+                lending.absorb("bias", lambda: gradient * shift)
             return (propagate(gradient if weight is None else gradient * weight, inputs[0]),)
 
         return lending.apply(bound, rule)

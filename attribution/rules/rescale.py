@@ -161,7 +161,7 @@ def _same(t: Tensor) -> Tensor:
 
 SHORTER: dict[str, Rule] = {
     **dict.fromkeys(PIECEWISE_LINEAR, difference.rescale_pieces),
-    "relu": difference.rescale_relu,
+    **dict.fromkeys(["relu", "relu6", "hardtanh"], difference.rescale_step),
 }
 """The rescale rule in fewer steps, where the operation allows it."""
 

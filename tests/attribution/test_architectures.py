@@ -65,9 +65,10 @@ def test_deep_lift_is_complete(asked):
 @pytest.mark.parametrize("rule", [Epsilon(), Gamma(), Alpha1Beta0()], ids=lambda rule: type(rule).__name__)
 def test_lrp_conserves_up_to_what_is_reported(asked, rule):
     model, x, _ = asked
-    point = propagated(Input(Score(model=model, target=model(x).argmax(1))), x, relevance(rule))
+    absorbed = {}
+    point = propagated(Input(Score(model=model, target=model(x).argmax(1))), x, relevance(rule), absorbed=absorbed)
     relevances = point.features * point.gradient
-    left = point.score.sum() - relevances.sum() - sum(point.absorbed.values())
+    left = point.score.sum() - relevances.sum() - sum(absorbed.values())
     assert abs(left) <= 1e-9 * max(relevances.abs().sum(), point.score.abs().sum())
 
 

@@ -126,3 +126,51 @@ def test_grad_cam_on_other_layouts_is_the_map_of_the_same_numbers(layout, shape)
         activation, gradient = (t[:, -36:].reshape(2, 6, 6, 8) for t in (activation, gradient))
     weights = gradient.mean((1, 2), keepdim=True)
     torch.testing.assert_close(ours[:, 0], (weights * activation).sum(-1))
+
+
+# one pass, many readers: a method with rules makes the prediction's pass its own
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("guided_backprop", [4]),
+        ("deconvolution(target='label')", [4]),
+        ("lrp", [4]),
+        ("deep_lift", [4, 1]),  # the image, and the reference once for all
+        ("deep_lift_shap", [4, 1, 1]),
+        ("guided_grad_cam(at='block')", [4, 4]),  # plain gradients for the layer, guided ones for the image
+    ],
+)
+def test_no_pass_only_to_predict(model, x, counted, text, expected):
+    question = resolve(parse(text), model, x[:1])
+    counted.clear()
+    told = explain(model, images(x), [question])
+    (answer,) = told.answers
+    assert counted == expected
+    probability, prediction = model(x).softmax(1).max(1)
+    assert torch.equal(told.prediction, prediction)
+    torch.testing.assert_close(told.probability, probability.float())
+    # beside a question that reads the plain pass it is asked with the target known: the same map
+    *_, beside = explain(model, images(x), [parse("saliency"), question]).answers
+    torch.testing.assert_close(answer.attribution, beside.attribution, rtol=0, atol=1e-12)
+    assert torch.equal(answer.target, beside.target)
+    if answer.convergence_delta is not None:
+        torch.testing.assert_close(answer.convergence_delta, beside.convergence_delta, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("text", ["deep_lift", "guided_backprop"])
+def test_a_leading_question_answers_only_images_with_a_label(model, x, text):
+    labelled = Images(x, tuple("abcd"), torch.tensor([0, -1, 2, -1]))
+    (answer,) = explain(model, labelled, [parse(f"{text}(target='label')")], rows_per_pass=3).answers
+    assert answer.answered.tolist() == [True, False, True, False]
+    assert answer.attribution[1::2].isnan().all()
+    assert not answer.attribution[::2].isnan().any()
+
+
+def test_the_reference_goes_forward_once_for_all_passes(model, x, counted):
+    (answer,) = explain(model, images(x), [parse("deep_lift")], rows_per_pass=1).answers
+    assert counted == [1, 1, 1, 1, 1]
+    (whole,) = explain(model, images(x), [parse("deep_lift")]).answers
+    torch.testing.assert_close(answer.attribution, whole.attribution, rtol=0, atol=1e-12)
+    torch.testing.assert_close(answer.convergence_delta, whole.convergence_delta, rtol=0, atol=1e-12)

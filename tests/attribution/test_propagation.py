@@ -19,6 +19,7 @@ from attribution.methods.lrp import LRP
 from attribution.passes import Passes
 from attribution.propagation import PropagationError, RowsDiffer, lent
 from attribution.ruled import UncoveredOperationError, compared
+from attribution.rules.rectified import DECONVOLVED, GUIDED
 from attribution.rules.rescale import RESCALE
 from attribution.site import Input, Layer, Score, neuron
 
@@ -120,6 +121,24 @@ def test_several_inputs(x, baseline):
     attribution = DeepLift().attribute(site, pair, reference)
     total = sum(part.flatten(1).sum(1) for part in attribution.parts)
     torch.testing.assert_close(total, site.score(pair) - site.score(reference))
+
+
+def test_a_call_in_place_gives_back_the_tensor_it_wrote_to():
+    """In-place activations stay in place; the tensor written to carries the rule's gradient."""
+    x = torch.linspace(-2, 2, 8, dtype=torch.float64, requires_grad=True)
+    for rules in (GUIDED, DECONVOLVED, RESCALE):
+        with lent(rules) as lending:
+            y = x * 1
+            returned = F.relu(y, inplace=True)
+        assert returned is y
+        assert torch.equal(y, x.relu())
+        if rules is RESCALE:
+            with lending.reference():
+                F.relu(torch.zeros(8, dtype=torch.float64) + 1, inplace=True)
+        gradient = torch.autograd.grad(y.sum(), x)[0]
+        expected = {"guided_backprop": (x > 0).double(), "deconvolution": torch.ones(8).double()}
+        slope = (x.relu() - 1) / (x - 1)
+        torch.testing.assert_close(gradient, expected.get(rules.name, slope).detach())
 
 
 # pairing
@@ -337,7 +356,7 @@ def test_half_precision_models_give_single_precision_maps(model, x, baseline, ta
 
 def test_a_credit_of_ones_own(site, x, baseline):
     """`compared` hands out multipliers and both ends, for custom attribution functions."""
-    got = compared(site, x, [baseline], RESCALE, lambda multiplier, end, start: multiplier * 0 + end - start)
+    got = compared(site, x, [baseline], RESCALE, lambda multiplier, end, start: multiplier * 0 + end - start).features
     assert torch.equal(got, x - baseline)
 
 
