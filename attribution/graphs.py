@@ -73,7 +73,7 @@ class Graphs:
         try:
             captured = self._capture(one_pass, inputs)
             moved = _distance(_replayed(captured, inputs), told)
-        except RuntimeError as error:  # out of memory, or what CUDA will not record
+        except Exception as error:  # noqa: BLE001  # whatever a recording dies of, the pass itself has just worked
             self._refuse(str(error).strip().split("\n", 1)[0])
             return None
         if moved <= TOLERANCE:

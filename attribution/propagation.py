@@ -44,7 +44,7 @@ Treatment = Callable[["Lending", Bound], Any]
 """How one call runs: `lending.apply(bound, rule)`, or other operations written in its place."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rules:
     """A propagation method: the treatment of each operation by its name."""
 

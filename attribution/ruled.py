@@ -13,6 +13,7 @@ from torch import Tensor
 from attribution.audit import uncovered
 from attribution.bundle import Features, expanded, parts_of
 from attribution.errors import AttributionError, ModelError
+from attribution.graphs import Told
 from attribution.passes import Passes, Rows
 from attribution.propagation import Call, RowsDiffer, Rules, lent
 from attribution.score import Aiming
@@ -52,7 +53,7 @@ def propagated(
     """
     audit = _Audit(on_unruled, site.passes)
 
-    def one_pass(rows: Rows) -> tuple[Features, ...]:
+    def ask(site: Site, x: Features, rows: Rows) -> Told:
         with torch.enable_grad():
             ruled = _Ruled(site, x, rows, rules, counts=absorbed is not None)
             audit.of(ruled)
@@ -66,6 +67,11 @@ def propagated(
             *map(at_least_float32, (ruled.features.detach(), gradient)),
             *ruled.told,
         )
+
+    def one_pass(rows: Rows) -> Told:
+        if absorbed is not None or not audit.is_strict:  # what must be told of every pass
+            return ask(site, x[rows], rows)
+        return site.replayed((propagated, rules), ask, x[rows], rows)
 
     score, features, gradient, *told = site.passes.over(len(x), one_pass)
     return Propagated(parts_of(score)[0], features, gradient, *told)
@@ -81,12 +87,14 @@ def compared(
     """
     audit, recordings = _Audit(on_unruled, site.passes), dict[int, _Reference]()
 
-    def one_pass(rows: Rows) -> tuple[Features, ...]:
+    def ask(site: Site, x: Features, rows: Rows, *references: Features) -> Told:
         with torch.enable_grad():
             ruled = _Ruled(site, x, rows, rules)
         total, starts = torch.zeros(()), []
+        # A recording of a pass must hold all that is its own.
+        known = recordings if site.passes.graphs is None else {}
         for number in range(len(references)):
-            start = _paired(site, ruled, references[number], recordings, number)
+            start = _paired(site, ruled, references[number], known, number)
             if number == 0:
                 audit.of(ruled)
             if number + 1 == len(references):
@@ -98,12 +106,21 @@ def compared(
         difference = accumulated(ruled.score.detach()) - sum(starts) / len(references)
         return total / len(references), difference, *ruled.told
 
+    def one_pass(rows: Rows) -> Told:
+        of_rows = [
+            reference[:1] if stands_for_all(site, reference, x) else expanded(reference, x)[rows]
+            for reference in references
+        ]
+        if not audit.is_strict:
+            return ask(site, x[rows], rows, *of_rows)
+        return site.replayed((compared, rules, credit), ask, x[rows], rows, *of_rows)
+
     features, difference, *told = site.passes.over(len(x), one_pass)
     return Compared(features, parts_of(difference)[0], *told)
 
 
 class _Ruled:
-    """The pass over some rows with rules lent to it."""
+    """The pass over some rows, x being theirs, with rules lent to it."""
 
     def __init__(self, site: Site, x: Features, rows: Rows, rules: Rules, *, counts: bool = False) -> None:
         self.site, self.x, self.rows, self.rules, self.counts = site, x, rows, rules, counts
@@ -112,7 +129,7 @@ class _Ruled:
     def run(self) -> None:
         explained = self.site.explained.rows(self.rows)
         with lent(self.rules, counts=self.counts) as self.lending:
-            output, self.features = self.site.forward(self.x[self.rows], self.rows)
+            output, self.features = self.site.forward(self.x, self.rows)
             with self.lending.aside():
                 self.explained = explained.settled(output)
             self.score = self.explained.of(output)
@@ -148,7 +165,7 @@ def _paired(
             return recordings[number]
         except RowsDiffer:
             pass
-    return _reference_pass(site, ruled, expanded(reference, ruled.x)[ruled.rows], ruled.rows)
+    return _reference_pass(site, ruled, expanded(reference, ruled.x), ruled.rows)
 
 
 def _reference_pass(site: Site, ruled: _Ruled, reference: Features, rows: Rows) -> _Reference:
@@ -191,6 +208,7 @@ class _Audit:
 
     def __init__(self, on_unruled: str, passes: Passes) -> None:
         self.on_unruled, self.passes = on_unruled, passes
+        self.is_strict = on_unruled == "error"
         self._covered: list[Callable[..., Any]] | None = None
 
     def of(self, ruled: _Ruled) -> None:

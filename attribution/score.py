@@ -49,8 +49,17 @@ class Score:
 
     @property
     def key(self) -> Hashable:
-        """What it depends on beside x and the target; None where arguments of the caller's come in too."""
+        """What it depends on beside x and its tensors; None where arguments of the caller's come in too."""
         return None if self.arguments else (type(self), self.model, self.read, self.dtype)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What of it has a row for each row of x."""
+        return () if self.target is None else (self.target,)
+
+    def having(self, *tensors: Tensor) -> Score:
+        """The same score with other tensors of these."""
+        return replace(self, target=tensors[0]) if tensors else self
 
     def computed_by(self, model: Callable[..., Any] | None) -> Score:
         """The same score by another form of the same model, where there is one."""
@@ -85,9 +94,18 @@ class Aiming(Score):
     labels: Tensor
 
     @property
-    def key(self) -> None:
-        """Its passes are nobody else's."""
-        return None
+    def key(self) -> Hashable:
+        """The aim too."""
+        return None if self.arguments else (type(self), self.model, self.aim, self.dtype)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The labels, of which a target may be one."""
+        return (self.labels,)
+
+    def having(self, *tensors: Tensor) -> Aiming:
+        """The same for other labels."""
+        return replace(self, labels=tensors[0])
 
     def settled(self, output: Any) -> Score:
         """The model's score at the target of each row; any class where there is none."""

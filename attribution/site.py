@@ -101,17 +101,24 @@ class Site(ABC):
     def forward(self, x: Features, rows: Rows) -> tuple[Any, Features]:
         """One pass over these rows, x being theirs: the model's output and the features, with the graph between them."""
 
-    def _told(self, verb: Verb, x: Features, rows: Rows) -> Told:
-        """One pass, replayed where it has been captured."""
-        graphs, key, target = self.passes.graphs, self.key, self.explained.rows(rows).target
-        site = self.unobserved()
-        if graphs is None or key is None or not isinstance(x, Tensor):
-            return verb(site, x, rows)
+    def replayed(self, name: Hashable, ask: Ask, x: Features, rows: Rows, *others: Features) -> Told:
+        """`ask(site, x, rows, *others)`, replayed where it has been captured.
 
-        def one_pass(x: Tensor, target: Tensor | None = None) -> Told:
-            return verb(site.explaining(site.explained.aimed(target)), x, ALL)
+        x and the others are those of the rows; `name` says all else that the pass depends on.
+        """
+        graphs, key, own = self.passes.graphs, self.key, self.explained.rows(rows).tensors
+        given = [part for part in (x, *others) if isinstance(part, Tensor)]
+        if graphs is None or key is None or len(given) < 1 + len(others):
+            return ask(self, x, rows, *others)
 
-        return graphs.run((verb, key), one_pass, x, *(() if target is None else (target,)))
+        def one_pass(x: Tensor, *tensors: Tensor) -> Told:
+            site = self.explaining(self.explained.having(*tensors[len(others) :]))
+            return ask(site, x, slice(0, len(x)), *tensors[: len(others)])
+
+        return graphs.run((name, key), one_pass, *given, *own)
+
+    def _told(self, verb: Ask, x: Features, rows: Rows) -> Told:
+        return self.unobserved().replayed(verb, verb, x, rows)
 
     def _at(self, x: Features, rows: Rows) -> Point:
         output, features = self.forward(x, rows)
@@ -290,9 +297,8 @@ class Known(Site):
         return self.site._at(x, rows)  # noqa: SLF001  # one family
 
 
-ALL = slice(None)
-
-Verb = Callable[[Site, Features, Rows], Told]
+Ask = Callable[..., Told]
+"""One pass over some rows, as a function of (site, x, rows, other tensors)."""
 
 
 def _scored(site: Site, x: Features, rows: Rows) -> Told:

@@ -1,12 +1,14 @@
 """Layer-wise relevance propagation."""
 
 from dataclasses import dataclass
+from functools import cache
 
 from torch import Tensor
 
 from attribution.bundle import Features
 from attribution.errors import AttributionError, nearest
 from attribution.method import Attributed, Method
+from attribution.propagation import Rules
 from attribution.ruled import check_on_unruled, propagated
 from attribution.rules.linear import Alpha1Beta0, Epsilon, Gamma, LinearRule
 from attribution.rules.relevance import relevance
@@ -46,7 +48,7 @@ class LRP(Method):
 
     def attributed(self, site: Site, x: Features) -> Attributed:
         """The attribution, the score that it starts from, and the logits of the same pass."""
-        point = propagated(site, x, relevance(self.linear_rule()), on_unruled=self.on_unruled)
+        point = propagated(site, x, _rules(self), on_unruled=self.on_unruled)
         return Attributed(point.features * point.gradient, difference=point.score, logits=point.logits)
 
     def linear_rule(self) -> LinearRule:
@@ -60,3 +62,9 @@ class LRP(Method):
 
     def explained_difference(self, site: Site, x: Features) -> Tensor:
         return site.score(x)
+
+
+@cache
+def _rules(method: LRP) -> Rules:
+    """One object for equal methods, by which captured passes know each other."""
+    return relevance(method.linear_rule())

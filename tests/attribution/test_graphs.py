@@ -123,6 +123,21 @@ def test_recordings_give_their_memory_back_before_a_pass_is_halved():
     assert graphs.clear() is False
 
 
+@pytest.mark.parametrize("text", ["deep_lift", "deep_lift_shap", "guided_backprop", "deconvolution", "lrp", "saliency"])
+def test_passes_with_rules_are_captured_whole(model, x, text):
+    """Prediction, references and the way back: nothing but the one pass is left to run."""
+    kept = []
+
+    def capture(one_pass, inputs):
+        kept.append(rerun(one_pass, inputs))
+        return kept[-1]
+
+    graphs = Graphs(capture)
+    for _ in range(2):
+        ask(model, images(x), text, passes=Passes(4, graphs=graphs))
+    assert len(kept) == 1
+
+
 @needs_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize(("name", "place"), AT_EVERY_PLACE)
