@@ -1,6 +1,6 @@
 """A shard's images in, results and failures out: the only place where arrays cross from the engine to the store. No Ray."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -81,6 +81,8 @@ class Answered:
     """What the prediction was."""
     told: Landing
     rows_per_pass: int | None
+    warnings: Sequence[str]
+    """What the maps can't promise, e.g. where an operation without a rule was passed by the plain gradient."""
     seconds: Callable[[], float]
 
     def items(self) -> Iterator[Result | Failure]:
@@ -130,6 +132,7 @@ def answers(
             seen=seen,
             told=lanes.back(_told(inquiry, answer)),
             rows_per_pass=passes.rows_per_pass,
+            warnings=passes.warnings,
             seconds=partial(_seconds, lanes, (before, after), first, shared)
             if lanes.cuda
             else partial(float, answer.seconds),

@@ -223,6 +223,8 @@ class Worker:
             out.mark(**self._marks, out_of_memory=computed.backoffs(self._inquiry.rows_per_pass) > 0)
             if (graphs := self._inquiry.graphs) is not None and graphs.refused:
                 out.mark(not_captured=sorted(set(graphs.refused)))
+            if computed.warnings:
+                out.mark(warnings=sorted(computed.warnings))
             staged = time.perf_counter()
         self._record("ascribe_encode_seconds", staged - started)
         self._record("ascribe_write_seconds", time.perf_counter() - staged)
@@ -239,12 +241,14 @@ class _Computed:
     labels: tuple[int, ...] = ()
     predictions: tuple[int, ...] = ()
     compute_s: float = 0.0
+    warnings: set[str] = field(default_factory=set)
 
     def land(self, images: ShardImages) -> None:
         """Wait for the device; from then on everything is on the host."""
         self.items += images.failures
         for answered in self.under_way:
             self.items += answered.items()
+            self.warnings.update(answered.warnings)
         self.under_way.clear()
         self.compute_s = self.seconds()
         labelled = images.labels >= 0

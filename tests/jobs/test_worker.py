@@ -78,3 +78,15 @@ def test_a_store_that_fails_is_no_images_fault(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("storage.writing.commits.commit", full)
     outcome = attribute(worker, run, 0)
     assert (outcome.fault.stage, outcome.fault.kind, outcome.is_fatal) == ("write", "store", False)
+
+
+def test_what_a_map_does_not_promise_is_noted_with_it(folder, tmp_path):
+    asked = ('deep_lift(on_unruled="gradient")',)
+    run, _ = new_run(folder, tmp_path / "run", model="tests.jobs.tiny:escaping", methods=asked)
+    worker = ready(run)
+    with pytest.warns(UserWarning, match="no rule of deep_lift covers"):
+        outcomes = [attribute(worker, run, unit) for unit in run.pending()]
+    assert all(outcome.fault is None for outcome in outcomes)
+    for unit in run.committed():
+        (warning,) = run.commit_of(unit).marks["warnings"]
+        assert "the plain gradient passes there" in warning

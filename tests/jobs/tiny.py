@@ -34,6 +34,19 @@ def model() -> tuple[nn.Module, Preprocessing]:
         return Tiny(), PREPROCESSING
 
 
+class Escaping(Tiny):
+    """Calls an operation for which there is no rule."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(self.relu(self.stem(x))).mean((2, 3)).cumprod(1))
+
+
+def escaping() -> tuple[nn.Module, Preprocessing]:
+    model_of_its_weights = Escaping()
+    model_of_its_weights.load_state_dict(model()[0].state_dict())
+    return model_of_its_weights, PREPROCESSING
+
+
 class Fragile(Tiny):
     """Falls over photographs that are all white."""
 
