@@ -29,6 +29,10 @@ from jobs.events import (
 from jobs.retry import Fault, backoff
 from jobs.state import Flight, Policy, Slot, State, begin
 
+# While it is not known how long the run's shards take; so that what hangs from the start does not hang for ever.
+LONGEST_SHARD_S = 6 * 3600.0
+LONGEST_DECODE_S = 1800.0
+
 __all__ = ["Policy", "State", "begin", "next", "observe"]
 
 
@@ -285,8 +289,8 @@ def _release(state: State) -> Iterator[Action]:
 def _overdue(state: State) -> Iterator[Action]:
     """Stop workers that hold a shard for too long, and forget decodes that hang (on a dead machine, say)."""
     for slot, place in enumerate(state.slots):
-        limit_s = _deadline(state.policy.deadline_s, state.seconds)
-        if place.tickets and limit_s is not None:
+        limit_s = _deadline(state.policy.deadline_s, state.seconds, LONGEST_SHARD_S)
+        if place.tickets:
             limit_s += 0.0 if place.finished else state.policy.warm_up_s
             flight = state.flights[place.tickets[0]]
             if state.now - flight.since > limit_s:
@@ -294,16 +298,16 @@ def _overdue(state: State) -> Iterator[Action]:
                 yield StopWorker(slot, place.generation, reason)
                 place.current = place.tickets[0]
                 _lose(state, place, Fault("overdue", "attribute", reason))
-    limit_s = _deadline(None, state.decode_seconds)
+    limit_s = _deadline(None, state.decode_seconds, LONGEST_DECODE_S)
     for ticket, flight in list(state.flights.items()):
-        if flight.phase == "decoding" and limit_s is not None and state.now - flight.since > limit_s:
+        if flight.phase == "decoding" and state.now - flight.since > limit_s:
             state.dropped.append(ticket)
             _land(state, ticket)
             _judge(state, flight.piece, Fault("lost", "read", f"decoding took longer than {limit_s:.0f} s"))
 
 
-def _deadline(fixed_s: float | None, seconds: deque[float]) -> float | None:
+def _deadline(fixed_s: float | None, seconds: deque[float], unknown_s: float) -> float:
     """Without a fixed one: twenty medians, and never under two minutes, which a loaded machine may well lose."""
     if fixed_s is not None:
         return fixed_s
-    return max(120.0, 20.0 * statistics.median(seconds)) if len(seconds) >= 5 else None
+    return max(120.0, 20.0 * statistics.median(seconds)) if len(seconds) >= 5 else unknown_s

@@ -29,7 +29,7 @@ from tests.jobs.chaotic import Order
 TOP = Path(__file__).resolve().parents[2]
 SHARD = 2  # images
 UNITS_A_FAULT = 4  # enough that no shard is hit by fault after fault and taken for the culprit
-PATIENCE_S = 180.0  # a bound against hanging; nothing here is timed
+PATIENCE_S = 600.0  # a bound against hanging; nothing here is timed
 HOWS = ("EIO", "DIES", "ENOSPC", "DIES", "EACCES")  # waited for, died of, refused at once
 
 

@@ -282,6 +282,21 @@ def test_a_shard_past_its_deadline_costs_its_worker():
     assert all(case.charges <= 1 for case in hand.state.cases.open.values())
 
 
+def test_what_hangs_from_the_start_does_not_hang_for_ever():
+    hand = Hand(units=20, stall_timeout_s=1e6)
+    hanging = {action.ticket for action in hand.next(Decode)}
+    hand.now = 1799.0
+    assert not hand.next(Drop)
+    hand.now = 1801.0
+    assert {action.ticket for action in hand.next(Drop)} == hanging
+    hand = Hand(units=20, stall_timeout_s=1e6)
+    hand.start(0, 1)
+    hand.now = 6 * 3600.0 + 899.0  # and the warm-up
+    assert not hand.next(StopWorker)
+    hand.now += 2.0
+    assert {stop.slot for stop in hand.next(StopWorker)} == {0, 1}
+
+
 def test_stragglers_are_hedged_by_idle_workers_near_the_end():
     hand = Hand(units=5, length=1)
     tickets = {a.ticket: a.piece for a in hand.start(0, 1)}
