@@ -14,39 +14,27 @@ import argparse
 import statistics
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
+from engine_cases import CASES, Case
 from measuring import in_turn, machine, ratios
 from photographs import photographs
 from torch import nn
 
 from attribution.explain import explain, resolve
 from attribution.graphs import Graphs
+from attribution.metrics import parse_metric
 from attribution.passes import Passes
 from attribution.question import Question, parse
 from attribution.resolve import last_convolution
 from attribution.site import Input, Layer, Score
-from jobs.devices import backward_under, compile_model, prepare_model, tf32, use_device
+from jobs.devices import backward_under, compile_model, prepare_model, use_device
 from jobs.models import load
 from jobs.precision import available, choose
 
 warnings.filterwarnings("ignore")
-
-
-@dataclass(frozen=True)
-class Case:
-    """A question, what its definition needs for one image, and the same asked of Captum."""
-
-    expression: str
-    forward: float = 0
-    forward_backward: float = 0
-    place: str = "input"
-    """input; layer: the backward ends there; tail: only what is behind it is passed."""
-    captum: Callable[[Bench, int], Callable[[], object]] | None = field(default=None, repr=False)
-    captum_images: int | None = None
-    """Captum takes these images one after the other, whatever it is given: timing a few of them tells the time of one."""
 
 
 class Bench:
@@ -60,12 +48,15 @@ class Bench:
         self.loaded = load(arguments.model)
         self.images = photographs(self.loaded, arguments.images, arguments.count, self.device)
         self.x = self.images.pixels
+        self.images = replace(self.images, references=self.x[:2])
         self.given: nn.Module = self.loaded.model.to(self.device)
         self.layer = last_convolution(self.given, self.x[:1])
         with torch.no_grad():
             self.target = self.given(self.x).argmax(1)
         self.mask = (torch.arange(224) // 32)[:, None] * 7 + (torch.arange(224) // 32)[None]
         self.mask = self.mask.expand(1, 3, 224, 224).to(self.device)
+        self.quarters = (torch.arange(224) // 112)[:, None] * 2 + (torch.arange(224) // 112)[None]
+        self.quarters = self.quarters.expand(1, 3, 224, 224).to(self.device)
         self.black = torch.zeros_like(self.x[:1])
 
     def use(self, precision: str) -> None:
@@ -102,12 +93,15 @@ class Bench:
             self._compiled[key] = compile_model(model, self.rows, tuple(self.x.shape[-2:]))[0]
         return model, self._compiled[key]
 
-    def method(self, model: nn.Module, fast: Callable[..., object] | None, question: Question) -> Callable[[], object]:
+    def method(
+        self, model: nn.Module, fast: Callable[..., object] | None, question: Question, metrics: Sequence[str] = ()
+    ) -> Callable[[], object]:
+        asked = [parse_metric(text) for text in metrics]
         graphs = Graphs() if self.device.type == "cuda" else None
 
         def ask() -> object:
             passes = Passes(self.rows, graphs=graphs, backward=backward_under(self.precision), compiled=fast)
-            return list(explain(model, self.images, [question], passes=passes).answers)
+            return list(explain(model, self.images, [question], passes=passes, metrics=asked).answers)
 
         return ask
 
@@ -165,122 +159,6 @@ def repeated(one: Callable[[], object], times: int) -> Callable[[], object]:
     return all_of_them
 
 
-def as_captum_runs(command: Callable[[], object]) -> Callable[[], object]:
-    """Under torch's own settings, but without TF32."""
-
-    def run() -> object:
-        before = torch.are_deterministic_algorithms_enabled()
-        torch.use_deterministic_algorithms(mode=False)
-        try:
-            with tf32(allowed=False):
-                return command()
-        finally:
-            torch.use_deterministic_algorithms(mode=before, warn_only=True)
-
-    return run
-
-
-def captum(
-    name: str, construct: tuple[str, ...] = (), images: int | None = None, **settings: object
-) -> Callable[[Bench, int], Callable[[], object]]:
-    """Captum's class with these settings; what stands as "@x" is taken from the bench."""
-
-    def make(bench: Bench, rows: int) -> Callable[[], object]:
-        import captum.attr
-
-        held = {
-            "@target": bench.target,
-            "@mask": bench.mask,
-            "@layer": bench.given.get_submodule(bench.layer),
-            "@baselines": torch.cat([bench.black, bench.black - 1]),
-            "@rows": rows,
-            "@rows/x": max(1, rows // len(bench.x)),
-        }
-        x = bench.x if images is None else bench.x[:images]
-        held["@target"] = bench.target[: len(x)]
-        explained = captum.attr.Saliency(bench.given) if name == "NoiseTunnel" else bench.given
-        method = getattr(captum.attr, name)(explained, *[held[c] for c in construct])
-        arguments = {
-            key: held.get(value, value) if isinstance(value, str) else value for key, value in settings.items()
-        }
-        return as_captum_runs(lambda: method.attribute(x, **arguments))
-
-    return make
-
-
-T = {"target": "@target"}
-GRID = {"feature_mask": "@mask", "perturbations_per_eval": "@rows/x", **T}
-CASES = [
-    Case("saliency", 0, 1, captum=captum("Saliency", **T)),
-    Case("input_x_gradient", 0, 1, captum=captum("InputXGradient", **T)),
-    Case(
-        "integrated_gradients(n_steps=20)",
-        2,
-        20,
-        captum=captum("IntegratedGradients", n_steps=20, internal_batch_size="@rows", **T),
-    ),
-    Case(
-        "gradient_shap(n_samples=10, stdev=0.1)",
-        3,
-        10,
-        captum=captum("GradientShap", baselines="@baselines", n_samples=10, stdevs=0.1, **T),
-    ),
-    Case(
-        'saliency(noise="smoothgrad(samples=10)")',
-        1,
-        10,
-        captum=captum("NoiseTunnel", nt_samples=10, stdevs=0.1, nt_samples_batch_size="@rows/x", **T),
-    ),
-    Case("grad_cam", 0, 1, "layer", captum=captum("LayerGradCam", ("@layer",), **T)),
-    Case("input_x_gradient(at=@)", 0, 1, "layer", captum=captum("LayerGradientXActivation", ("@layer",), **T)),
-    Case(
-        "integrated_gradients(n_steps=20, at=@)",
-        0,
-        20,
-        "tail",
-        captum=captum("LayerIntegratedGradients", ("@layer",), n_steps=20, internal_batch_size="@rows", **T),
-    ),
-    Case(
-        "occlusion(window=32, stride=16)",
-        170,
-        0,
-        captum=captum(
-            "Occlusion", sliding_window_shapes=(3, 32, 32), strides=(3, 16, 16), perturbations_per_eval="@rows/x", **T
-        ),
-    ),
-    Case("deep_lift", 1, 1, captum=captum("DeepLift", **T)),
-    Case("guided_backprop", 0, 1, captum=captum("GuidedBackprop", **T)),
-    Case(
-        "conductance(n_steps=20, at=@)",
-        0,
-        21,
-        "layer",
-        captum=captum("LayerConductance", ("@layer",), n_steps=20, internal_batch_size="@rows", **T),
-    ),
-    Case('feature_ablation(regions="grid(7)")', 50, 0, captum=captum("FeatureAblation", **GRID)),
-    Case(
-        'shapley_value_sampling(n_samples=2, regions="grid(7)")',
-        98,
-        0,
-        captum=captum("ShapleyValueSampling", n_samples=2, **GRID),
-    ),
-    Case(
-        'lime(n_samples=100, regions="grid(7)")',
-        100,
-        0,
-        captum=captum("Lime", images=4, n_samples=100, **GRID),
-        captum_images=4,
-    ),
-    Case(
-        'kernel_shap(n_samples=100, regions="grid(7)")',
-        100,
-        0,
-        captum=captum("KernelShap", images=4, n_samples=100, **GRID),
-        captum_images=4,
-    ),
-]
-
-
 @dataclass(frozen=True)
 class Measured:
     """What one method comes to."""
@@ -308,18 +186,27 @@ class Measured:
 
 
 def measured(bench: Bench, case: Case, arguments: argparse.Namespace) -> Measured:
-    question = bench.question(case.expression.replace("@", f'"{bench.layer}"'))
+    question = bench.question(case.expression.replace("@", bench.layer))
     precision = bench.settle(question)
     model, fast = bench.prepared(question)
-    commands = {**bench.bare(model, fast, case.place), "method": bench.method(model, fast, question)}
+    commands = {**bench.bare(model, fast, case.place), "method": bench.method(model, fast, question, case.metrics)}
+    if case.at_layer:
+        commands["FB layer"] = bench.bare(model, fast, "layer")["FB"]
     commands["method"]()  # met; captured in the round that warms up
-    if arguments.captum and case.captum is not None:
+    failure = ""
+    if arguments.captum:
         # as a careful user would: one batch of all images, and passes as small as ours
         batches = {len(bench.x), 4 * len(bench.x)} if case.captum_images is None else {1}
-        commands |= {f"Captum {rows}": case.captum(bench, rows) for rows in sorted(batches)}
+        theirs = {f"Captum {rows}": case.captum(bench, rows) for rows in sorted(batches)}
+        try:
+            next(iter(theirs.values()))()
+            commands |= theirs
+        except Exception as error:  # noqa: BLE001  # whatever Captum makes of this model
+            failure = f"  Captum: {type(error).__name__}"
     clock = time.process_time if arguments.process_time else time.perf_counter
     timed = in_turn(commands, arguments.rounds, clock)
-    needed = case.forward * timed["F"].median + case.forward_backward * timed["FB"].median
+    needed = (case.forward + case.once / len(bench.x)) * timed["F"].median
+    needed += case.forward_backward * timed["FB"].median + (case.at_layer and case.at_layer * timed["FB layer"].median)
     efficiencies = sorted(needed / seconds for seconds in timed["method"].rounds)
     theirs = [timing for name, timing in timed.items() if name.startswith("Captum")]
     theirs_at_once = min(case.captum_images or len(bench.x), len(bench.x))
@@ -327,11 +214,11 @@ def measured(bench: Bench, case: Case, arguments: argparse.Namespace) -> Measure
     best = min(theirs, key=lambda timing: timing.median) if theirs else None
     images = {name: theirs_at_once if name.startswith("Captum") else len(bench.x) for name in timed}
     return Measured(
-        expression=case.expression,
+        expression=", ".join([case.expression, *case.metrics]),
         efficiency=(efficiencies[0], statistics.median(efficiencies), efficiencies[-1]),
         speedup=ratios(best, timed["method"], share) if best else None,
         milliseconds={name: 1000 * timing.median / images[name] for name, timing in timed.items()},
-        precision=precision,
+        precision=precision + failure,
     )
 
 
