@@ -134,7 +134,7 @@ def test_a_call_in_place_gives_back_the_tensor_it_wrote_to():
         assert torch.equal(y, x.relu())
         if rules is RESCALE:
             with lending.reference():
-                F.relu(torch.zeros(8, dtype=torch.float64) + 1, inplace=True)
+                F.relu(torch.ones(8, dtype=torch.float64) * 1, inplace=True)
         gradient = torch.autograd.grad(y.sum(), x)[0]
         expected = {"guided_backprop": (x > 0).double(), "deconvolution": torch.ones(8).double()}
         slope = (x.relu() - 1) / (x - 1)
