@@ -11,6 +11,7 @@ TF32, the model as given) run in turn; medians of the rounds, with the spread. T
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 import warnings
@@ -30,7 +31,7 @@ from attribution.passes import Passes
 from attribution.question import Question, parse
 from attribution.resolve import last_convolution
 from attribution.site import Input, Layer, Score
-from jobs.devices import backward_under, compile_model, prepare_model, use_device
+from jobs.devices import DTYPES, backward_under, compile_model, prepare_model, use_device
 from jobs.models import load
 from jobs.precision import available, choose
 
@@ -44,6 +45,7 @@ class Bench:
         self.asked, self.rows, self.compiles = arguments.precision, arguments.rows, arguments.compile
         self.threads = arguments.threads or torch.get_num_threads()
         self.use("float32" if self.asked == "auto" else self.asked)
+        self._prepared: dict[tuple[object, ...], nn.Module] = {}
         self._compiled: dict[tuple[object, ...], Callable[..., object] | None] = {}
         self.loaded = load(arguments.model)
         self.images = photographs(self.loaded, arguments.images, arguments.count, self.device)
@@ -71,7 +73,7 @@ class Bench:
 
         def maps_in(precision: str) -> list[torch.Tensor]:
             self.use(precision)
-            model = prepare_model(self.loaded, [question], precision, self.device).model
+            model = self.model(question)
             (answer,) = self.method(model, None, question)()
             return [answer.attribution]
 
@@ -82,9 +84,17 @@ class Bench:
     def question(self, expression: str) -> Question:
         return resolve(parse(expression), self.given, self.x[:1])
 
+    def model(self, question: Question) -> nn.Module:
+        """The model as a worker has it; questions for which it is prepared alike share it, since the checks take long."""
+        key = (question.at, str(question.of), question.method.folds)
+        if key not in self._prepared:
+            self._prepared[key] = prepare_model(self.loaded, [question], "float32", self.device).model
+        dtype = DTYPES.get(self.precision)
+        return self._prepared[key] if dtype is None else copy.deepcopy(self._prepared[key]).to(dtype)
+
     def prepared(self, question: Question) -> tuple[nn.Module, Callable[..., object] | None]:
         """The model as a worker has it, and its compiled form where that was asked for."""
-        model = prepare_model(self.loaded, [question], self.precision, self.device).model
+        model = self.model(question)
         if not self.compiles or question.at or question.of:
             return model, None
         # Models prepared alike are the same function; compiling takes longer than most methods.
@@ -242,10 +252,15 @@ def main() -> None:
     told = f"{arguments.precision}{', compiled' if arguments.compile else ''}"
     print(f"{arguments.model}, {len(bench.x)} images, {arguments.rows} rows per pass, {told}, {machine()}", flush=True)
     wanted = tuple(arguments.methods.split(";")) if arguments.methods else ("",)
-    results = []
+    results, failed = [], list[str]()
     for case in CASES:
         if case.expression.startswith(wanted):
-            results.append(measured(bench, case, arguments))
+            try:
+                results.append(measured(bench, case, arguments))
+            except RuntimeError as error:  # the other methods' figures are worth having
+                failed.append(case.expression)
+                print(f"{case.expression:52s} failed: {str(error).splitlines()[0]}", flush=True)
+                continue
             print(results[-1], flush=True)
     speedups = [result.speedup[1] for result in results if result.speedup]
     least = min(results, key=lambda result: result.efficiency[1])
@@ -253,6 +268,8 @@ def main() -> None:
     if speedups:
         mean = statistics.geometric_mean(speedups)
         print(f"against Captum: geometric mean {mean:.2f} x over {len(speedups)} methods, least {min(speedups):.2f} x")
+    if failed:
+        raise SystemExit(f"failed: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

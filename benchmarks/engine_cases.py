@@ -193,7 +193,11 @@ CASES = [
         captum=captum("Lime", images=4, n_samples=100, **GRID),
     ),
     Case(
-        'kernel_shap(n_samples=100, regions="grid(7)")', 99, once=1, captum=captum("KernelShap", n_samples=100, **GRID)
+        'kernel_shap(n_samples=100, regions="grid(7)")',
+        99,
+        once=1,
+        captum_images=4,
+        captum=captum("KernelShap", images=4, n_samples=100, **GRID),
     ),
     Case("saliency", 0, 6, metrics=("sensitivity_max(n_samples=5)",), captum=captum_sensitivity),
     Case("saliency", 10, 1, metrics=("infidelity(n_samples=10)",), captum=captum_infidelity),
