@@ -74,7 +74,9 @@ class Asking:
         """Ask about the images that have a target; the others get NaN."""
         started = time.perf_counter()
         target, probability, answered = self._target(question)
-        rows = None if bool(answered.all()) else answered.nonzero()[:, 0]
+        # Only a label can be missing; to look whether one is, the host waits for the device.
+        everyone = question.target != "label" or bool(answered.all())
+        rows = None if everyone else answered.nonzero()[:, 0]
         if rows is not None and not len(rows):
             shape = output_shape(question, self.model, self.images.pixels[:1])
             told = {"attribution": self.images.pixels.new_full((0, *shape), torch.nan)}

@@ -104,4 +104,4 @@ def sent(numbers: Tensor, device: torch.device) -> Tensor:
     """Numbers of the host on a device; the host does not wait for what the device has to do first."""
     if device.type != "cuda" or numbers.device == device:
         return numbers.to(device)
-    return numbers.pin_memory().to(device, non_blocking=True)
+    return numbers.contiguous().pin_memory().to(device, non_blocking=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -139,6 +140,7 @@ class Method(ABC):
         return (cls.__doc__ or "").strip().splitlines()[0]
 
     @classmethod
+    @cache
     def needs(cls) -> frozenset[str]:
         """The names of what `attribute` needs besides site and x."""
         return frozenset(list(inspect.signature(cls.attribute).parameters)[3:])

@@ -45,8 +45,15 @@ class Prepared:
     refused: tuple[str, ...]
 
 
+LAYOUT, FOLDING = "channels_last", "folded BatchNorm"
+
+
 def prepare(
-    model: nn.Module, questions: Sequence[Question], example: Tensor, score: Callable[[Any], Tensor] | None = None
+    model: nn.Module,
+    questions: Sequence[Question],
+    example: Tensor,
+    score: Callable[[Any], Tensor] | None = None,
+    wanted: Sequence[str] = (LAYOUT, FOLDING),
 ) -> Prepared:
     """Freeze, lay out for convolutions and fold BatchNorms, each step kept only if every site of the run sees the same.
 
@@ -56,11 +63,11 @@ def prepare(
     refuse_training(model)
     prepared = copy.deepcopy(model).requires_grad_(requires_grad=False)
     done, refused = ["frozen"], []
-    steps: dict[str, Step] = {"channels_last": channels_last}
-    if all(question.method.folds for question in questions):
+    steps: dict[str, Step] = {LAYOUT: channels_last} if LAYOUT in wanted else {}
+    if FOLDING in wanted and all(question.method.folds for question in questions):
         named = _named_layers(questions)
         pairs = [pair for pair in convolutions_before_norms(model, example) if not named & set(pair)]
-        steps["folded BatchNorm"] = lambda m: folded(m, pairs)
+        steps[FOLDING] = lambda m: folded(m, pairs)
 
     def moves(step: Step) -> float:
         # Carried out and compared in float64: what a float32 weight loses when it is rounded anew is not a move.

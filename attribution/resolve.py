@@ -97,10 +97,12 @@ def _neuron(model: nn.Module, wanted: Neuron, dtype: torch.dtype | None) -> Neur
 
 def place_of(model: nn.Module, name: str, call: int | None = 0) -> Place:
     """The layer of this name; of several calls the first, None where there must be one only."""
-    modules = dict(model.named_modules())
-    if name not in modules or not name:
-        raise LayerError(f"layer {name!r} not found; {nearest(name, filter(None, modules))} (see: cli.py layers MODEL)")
-    return Place(modules[name], call=call)
+    try:
+        module = model.get_submodule(name or "no name")
+    except AttributeError:
+        names = filter(None, dict(model.named_modules()))
+        raise LayerError(f"layer {name!r} not found; {nearest(name, names)} (see: cli.py layers MODEL)") from None
+    return Place(module, call=call)
 
 
 def dtype_to_cast(model: nn.Module, pixels: Tensor) -> torch.dtype | None:

@@ -179,14 +179,8 @@ class Layer(Site):
 
     def activation(self, x: Features) -> Features:
         """The layer's activation, by a pass that ends there."""
-
-        def one_pass(rows: Rows) -> tuple[Features]:
-            with Tap(self.place, ends=True) as tap:
-                tap.run(lambda: self.explained.rows(rows).output(x[rows]))
-            return (bundled([accumulated(part) for part in tap.parts]),)
-
         with torch.no_grad():
-            return self.passes.over(len(x), one_pass)[0]
+            return self.passes.over(len(x), lambda rows: self.replayed(_activated, _activated, x[rows], rows))[0]
 
     def tail(self, x: Features) -> Site:
         """The network behind the layer, without computing again what comes before it."""
@@ -309,6 +303,12 @@ def _pointed(site: Site, x: Features, rows: Rows) -> Told:
     with torch.enable_grad():
         point = site._at(x, rows)  # noqa: SLF001  # as above
     return point.score.detach(), point.features.detach(), point.gradient
+
+
+def _activated(site: Layer, x: Features, rows: Rows) -> Told:
+    with Tap(site.place, ends=True) as tap:
+        tap.run(lambda: site.explained.rows(rows).output(x))
+    return (bundled([accumulated(part) for part in tap.parts]),)
 
 
 def _is_one_image(x: Features) -> bool:

@@ -156,7 +156,7 @@ class Bench:
 
         def replay() -> object:
             graph.replay()
-            return told
+            return told, one  # what it reads must not be freed before it
 
         return replay
 

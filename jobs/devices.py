@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attribution.prepare import Prepared, compiled, prepare
+from attribution.prepare import FOLDING, LAYOUT, Prepared, compiled, prepare
 from attribution.question import Question
 from jobs.models import Loaded
 
@@ -66,8 +66,21 @@ def prepare_model(
     """
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(1, 3, *loaded.preprocessing.crop, generator=generator).to(device)
-    prepared = prepare(loaded.model.to(device), questions, example, score)
+    wanted = (LAYOUT, FOLDING) if _layout_pays(loaded.model, precision, device) else (FOLDING,)
+    prepared = prepare(loaded.model.to(device), questions, example, score, wanted)
     return replace(prepared, model=prepared.model.to(dtype=DTYPES.get(precision)))
+
+
+def _layout_pays(model: nn.Module, precision: str, device: torch.device) -> bool:
+    """Where float32 convolutions of a GPU have kernels for channels_last: only where they are depthwise.
+
+    The others are transposed there and back. On an H200 resnet50's forward and backward take 16 % longer for it, those
+    of efficientnet_lite0 10 % less.
+    """
+    if device.type != "cuda" or precision not in ("float32", "tf32-backward"):
+        return True
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    return any(each.groups == each.in_channels > 1 for each in convolutions)
 
 
 def compile_model(

@@ -45,4 +45,6 @@ class DeepLiftShap(Method):
         return site.score(x) - torch.stack(scores).mean(0)
 
     def cost(self, image_shape: tuple[int, ...]) -> Cost:
-        return Cost(forward=2, forward_backward=2)
+        return Cost(
+            forward=1, forward_backward=1
+        )  # once forward, and backward for both references: about a forward more

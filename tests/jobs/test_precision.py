@@ -12,7 +12,7 @@ from attribution.explain import Images, explain, resolve
 from attribution.passes import Passes
 from attribution.question import parse
 from jobs import precision
-from jobs.devices import backward_under, tf32
+from jobs.devices import _layout_pays, backward_under, tf32
 from jobs.planning import plan
 from jobs.precision import Choice, available, choose, choose_for, rank_correlation
 from jobs.spec import RunSpec
@@ -159,3 +159,18 @@ def test_half_precision_keeps_gradients_that_it_could_not_hold():
     assert answer.attribution.dtype == torch.float32
     # the weight itself is float16's smallest number, 5.96e-8
     torch.testing.assert_close(answer.attribution, torch.full_like(x, 0.25 * 2**-24), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("groups", "asked", "device", "pays"),
+    [
+        (1, "float32", "cuda", False),
+        (1, "tf32-backward", "cuda", False),
+        (1, "tf32", "cuda", True),
+        (1, "float32", "cpu", True),
+        (4, "float32", "cuda", True),
+    ],
+)
+def test_convolutions_are_laid_out_where_the_device_has_kernels_for_it(groups, asked, device, pays):
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=groups))
+    assert _layout_pays(model, asked, torch.device(device)) is pays
