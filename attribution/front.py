@@ -7,9 +7,9 @@ shape that hold NaN and no memory. In later passes each call before the layer is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -59,6 +59,22 @@ class Front:
             if not torch.allclose(expected, replayed, rtol=1e-4, atol=1e-6):
                 raise FrontDiffers("some of the model's calls before the layer are not seen by torch function modes")
         return front
+
+    @property
+    def left(self) -> tuple[Tensor, ...]:
+        """What the calls before the place leave for those behind it."""
+        return tuple(tensor for tensor, _ in self.kept)
+
+    @property
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """What is called before the place, in order."""
+        return tuple(call.function for call in self.calls)
+
+    def leaving(self, left: Sequence[Tensor]) -> Front:
+        """The same calls, leaving other tensors in place of these: those of other images, say."""
+        others = {id(old): new for old, new in zip(self.left, left, strict=True)}
+        calls = tuple(Call(call.function, _exchanged(call.answer, others)) for call in self.calls)
+        return replace(self, calls=calls, kept=tuple((tensor, tensor._version) for tensor in left))  # noqa: SLF001  # see answering
 
     @contextmanager
     def answering(self) -> Iterator[_Answering]:
@@ -115,13 +131,22 @@ class _Answering(TorchFunctionMode):
 
 def _thinned(answer: Any, used: dict[int, tuple[Tensor, int]]) -> Any:
     """The answer with every tensor that nothing behind the layer uses replaced by a placeholder."""
+    return _each_tensor(answer, lambda tensor: tensor if id(tensor) in used else _placeholder(tensor))
+
+
+def _exchanged(answer: Any, others: Mapping[int, Tensor]) -> Any:
+    """The answer with some tensors replaced by others, by id."""
+    return _each_tensor(answer, lambda tensor: others.get(id(tensor), tensor))
+
+
+def _each_tensor(answer: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(answer, Tensor):
-        return answer if id(answer) in used else _placeholder(answer)
+        return change(answer)
     if isinstance(answer, tuple | list):
-        items = [_thinned(item, used) for item in answer]
+        items = [_each_tensor(item, change) for item in answer]
         return type(answer)(*items) if hasattr(answer, "_fields") else type(answer)(items)
     if isinstance(answer, dict):
-        return {key: _thinned(item, used) for key, item in answer.items()}
+        return {key: _each_tensor(item, change) for key, item in answer.items()}
     return answer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Hashable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from attribution.bundle import Features, bundled, parts_of
 from attribution.front import Front, FrontDiffers
+from attribution.graphs import Told
 from attribution.passes import Rows
 from attribution.score import Score
-from attribution.site import Site, as_leaf
+from attribution.site import Ask, Site, as_leaf
 from attribution.tap import Tap, accumulated
 
 if TYPE_CHECKING:
@@ -65,6 +67,44 @@ class Tail(Site):
     def explaining(self, explained: Score) -> Site:
         """The same function, ending in another score."""
         return self.layer.explaining(explained).tail(self.x)
+
+    def replayed(self, name: Hashable, ask: Ask, x: Features, rows: Rows, *others: Features) -> Told:
+        """As any site's, with the images and what their front left among the inputs: one recording serves all images."""
+        graphs, front = self.passes.graphs, self._front_to_capture(rows)
+        if graphs is None or front is None or not all(isinstance(part, Tensor) for part in (x, self.x, *others)):
+            return ask(self, x, rows, *others)
+        behind = 1 + len(others)
+
+        def one_pass(x: Tensor, *tensors: Tensor) -> Told:
+            image, left, own = (
+                tensors[behind - 1],
+                tensors[behind : behind + len(front.left)],
+                tensors[behind + len(front.left) :],
+            )
+            layer = self.layer.explaining(self.explained.having(*own))
+            site = Tail.behind(layer, image, front.leaving(left))
+            told = ask(site, x, slice(0, len(x)), *tensors[: len(others)])
+            self.path = site.path
+            return told
+
+        given = (x, *others, self.x[rows], *front.left, *self.explained.rows(rows).tensors)
+        return graphs.run((name, Tail, self.layer.key, front.functions), one_pass, *given)
+
+    @classmethod
+    def behind(cls, layer: Layer, x: Features, front: Front) -> Tail:
+        """The function behind a front that is known."""
+        tail = cls(layer, x)
+        tail.place, tail._fronts = front.place, {(0, len(x)): front}
+        return tail
+
+    def _front_to_capture(self, rows: Rows) -> Front | None:
+        if self.passes.graphs is None or self.layer.key is None or self.path != "replay":
+            return None
+        try:
+            return self._front(rows)
+        except FrontDiffers as reason:
+            self._give_up_replaying(reason)
+            return None
 
     def _score(self, x: Features, rows: Rows) -> Tensor:
         return self.explained.rows(rows).of(self._output(x, rows))

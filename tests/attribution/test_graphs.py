@@ -30,11 +30,11 @@ def twice(x):
 
 @pytest.mark.parametrize(("name", "place"), AT_EVERY_PLACE)
 def test_every_method_answers_the_same_from_captured_passes(model, x, name, place):
-    text = expression(name, place)
-    plain = ask(model, images(x), text, rows_per_pass=2)
+    text, others = expression(name, place), x.flip(0) + 0.1
+    plain = ask(model, images(others), text, rows_per_pass=2)
     graphs = Graphs(rerun)
-    for _ in range(3):  # met, captured, replayed
-        replayed = ask(model, images(x), text, passes=Passes(2, graphs=graphs))
+    for shard in (x, x, others):  # met, captured, replayed for other images
+        replayed = ask(model, images(shard), text, passes=Passes(2, graphs=graphs))
     assert graphs.refused == []
     assert torch.equal(replayed.attribution, plain.attribution)
     assert torch.equal(replayed.target, plain.target)
@@ -123,6 +123,24 @@ def test_recordings_give_their_memory_back_before_a_pass_is_halved():
     assert graphs.clear() is False
 
 
+@pytest.mark.parametrize("text", ["ig(n_steps=3, at='block')", "deep_lift(at='block')", "occlusion(of='block:1,2,3')"])
+def test_passes_behind_a_layer_are_captured_once_for_all_images(model, x, text):
+    kept = []
+
+    def capture(one_pass, inputs):
+        kept.append(rerun(one_pass, inputs))
+        return kept[-1]
+
+    graphs = Graphs(capture)
+    for shard in (x, x):
+        ask(model, images(shard), text, passes=Passes(4, graphs=graphs))
+    after_two = len(kept)
+    for shard in (x + 0.1, x.flip(0)):
+        ask(model, images(shard), text, passes=Passes(4, graphs=graphs))
+    assert after_two == len(kept) > 0
+    assert graphs.refused == []
+
+
 @pytest.mark.parametrize("text", ["deep_lift", "deep_lift_shap", "guided_backprop", "deconvolution", "lrp", "saliency"])
 def test_passes_with_rules_are_captured_whole(model, x, text):
     """Prediction, references and the way back: nothing but the one pass is left to run."""
@@ -143,11 +161,11 @@ def test_passes_with_rules_are_captured_whole(model, x, text):
 @pytest.mark.parametrize(("name", "place"), AT_EVERY_PLACE)
 def test_cuda_replays_what_the_pass_tells(model, x, name, place):
     model, x = model.cuda(), x.cuda()
-    text = expression(name, place)
-    plain = ask(model, images(x), text, rows_per_pass=2)
+    text, others = expression(name, place), x.flip(0) + 0.1
+    plain = ask(model, images(others), text, rows_per_pass=2)
     graphs = Graphs(CudaCapture())
-    for _ in range(3):
-        replayed = ask(model, images(x), text, passes=Passes(2, graphs=graphs))
+    for shard in (x, x, others):
+        replayed = ask(model, images(shard), text, passes=Passes(2, graphs=graphs))
     assert graphs.refused == []
     # float64: sums in another order, no more
     torch.testing.assert_close(replayed.attribution, plain.attribution, rtol=1e-9, atol=1e-11)
