@@ -139,6 +139,7 @@ def test_grad_cam_on_other_layouts_is_the_map_of_the_same_numbers(layout, shape)
         ("lrp", [4]),
         ("deep_lift", [4, 1]),  # the image, and the reference once for all
         ("deep_lift_shap", [4, 1, 1]),
+        ("activation(at='block')", [4]),
         ("guided_grad_cam(at='block')", [4, 4]),  # plain gradients for the layer, guided ones for the image
     ],
 )
