@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from attribution.baselines import Baselines, make_baselines, parse_baselines
 from attribution.bundle import Features, parts_of, row_sum
 from attribution.images import Images
+from attribution.known import Known
 from attribution.method import Attributed
 from attribution.methods.regional import Regional
 from attribution.metrics import Case, Metric, completeness_delta
@@ -22,7 +23,7 @@ from attribution.passes import Passes
 from attribution.question import Question
 from attribution.resolve import feature_shape, output_shape, place_of, site_of, site_read
 from attribution.score import Aiming, Score
-from attribution.site import Known, Layer, Point, Site
+from attribution.site import Layer, Point, Site
 from attribution.target import Aim
 
 

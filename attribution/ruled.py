@@ -13,11 +13,12 @@ from torch import Tensor
 from attribution.audit import uncovered
 from attribution.bundle import Features, expanded, parts_of
 from attribution.errors import AttributionError, ModelError
+from attribution.gradients import at_least_float32, gradient_of
 from attribution.graphs import Told
 from attribution.passes import Passes, Rows
 from attribution.propagation import Call, RowsDiffer, Rules, lent
 from attribution.score import Aiming
-from attribution.site import Point, Site, at_least_float32, gradient_of
+from attribution.site import Point, Site
 from attribution.tap import accumulated
 
 Credit = Callable[[Features, Features, Features], Features]

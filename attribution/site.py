@@ -13,7 +13,7 @@ Every attribution method asks a scalar function about a place in the network:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from attribution.bundle import Features, bundled, parts_of
 from attribution.errors import ModelError
+from attribution.gradients import as_leaf, at_least_float32, gradient_of, gradients_of
 from attribution.graphs import Told
 from attribution.hooks import Place
 from attribution.passes import Passes, Rows
@@ -31,7 +32,7 @@ from attribution.tap import Tap, accumulated
 if TYPE_CHECKING:
     from attribution.tail import Tail
 
-__all__ = ["Input", "Known", "Layer", "NeuronScore", "Point", "Score", "Site", "Through", "neuron"]
+__all__ = ["Input", "Layer", "NeuronScore", "Point", "Score", "Site", "Through", "neuron"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -252,45 +253,6 @@ class Through(Site):
             return Point(accumulated(score), leaf, gradient_of(through, leaf))
 
 
-class Known(Site):
-    """A site of which something is known at one x from a pass that was shared; everything else it asks the site itself."""
-
-    def __init__(self, site: Site, x: Features, score: Tensor, point: Point | None = None) -> None:
-        super().__init__(site.explained, site.passes)
-        self.site, self.x, self.known_score, self.point = site, x, score, point
-
-    def score(self, x: Features) -> Tensor:
-        """The known score, or the site's."""
-        return self.known_score if x is self.x else self.site.score(x)
-
-    def features(self, x: Features) -> Features:
-        """The known features, or the site's."""
-        return self.point.features if self.point is not None and x is self.x else self.site.features(x)
-
-    def at(self, x: Features) -> Point:
-        """The known point, or the site's."""
-        return self.point if self.point is not None and x is self.x else self.site.at(x)
-
-    def tail(self, x: Features) -> Site:
-        """The site's."""
-        return self.site.tail(x)
-
-    def rows(self, index: Tensor) -> Site:
-        """The site's."""
-        return self.site.rows(index)
-
-    def explaining(self, explained: Score) -> Site:
-        """The site's."""
-        return self.site.explaining(explained)
-
-    def forward(self, x: Features, rows: Rows) -> tuple[Any, Features]:
-        """The site's."""
-        return self.site.forward(x, rows)
-
-    def _at(self, x: Features, rows: Rows) -> Point:
-        return self.site._at(x, rows)  # noqa: SLF001  # one family
-
-
 Ask = Callable[..., Told]
 """One pass over some rows, as a function of (site, x, rows, other tensors)."""
 
@@ -313,33 +275,3 @@ def _activated(site: Layer, x: Features, rows: Rows) -> Told:
 
 def _is_one_image(x: Features) -> bool:
     return all(part.stride(0) == 0 for part in parts_of(x))
-
-
-def as_leaf(x: Features) -> Features:
-    """X cut off from its graph, as something to differentiate by."""
-    return bundled([part.detach().requires_grad_(part.is_floating_point()) for part in parts_of(x)])
-
-
-def gradient_of(score: Tensor, features: Features, *, retain_graph: bool = False) -> Features:
-    """D score / d features; exactly zero for what the score ignores."""
-    if not score.requires_grad:
-        raise ModelError("the score can't be differentiated: the model detaches its output or runs without gradients")
-    return bundled(gradients_of(score, parts_of(features), retain_graph=retain_graph))
-
-
-HALF_SCALE = 256.0
-"""float16 holds nothing below 6e-8 and gradients of a network's early layers lie there: what flows back is this much larger."""
-
-
-def gradients_of(score: Tensor, parts: Sequence[Tensor], *, retain_graph: bool = False) -> tuple[Tensor, ...]:
-    """D score / d each part, rows apart."""
-    scale = HALF_SCALE if score.dtype is torch.float16 else 1.0
-    # Of the sum, whose gradient is 1 in every row: handed a gradient to begin with, torch first loads its symbolic shapes for a second.
-    asked = score.sum() if scale == 1 else (score * scale).sum()
-    found = torch.autograd.grad(asked, parts, retain_graph=retain_graph, materialize_grads=True)
-    return found if scale == 1 else tuple(accumulated(gradient) / scale for gradient in found)
-
-
-def at_least_float32(features: Features) -> Features:
-    """Sums over steps and samples need float32's digits, whatever the model computes in."""
-    return bundled([accumulated(part) for part in parts_of(features)])

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from attribution.bundle import Features, bundled, parts_of
 from attribution.front import Front, FrontDiffers
+from attribution.gradients import as_leaf
 from attribution.graphs import Told
 from attribution.passes import Rows
 from attribution.score import Score
-from attribution.site import Ask, Site, as_leaf
+from attribution.site import Ask, Site
 from attribution.tap import Tap, accumulated
 
 if TYPE_CHECKING:

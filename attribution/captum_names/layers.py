@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from attribution.bundle import Features, bundled, parts_of
+from attribution.gradients import as_leaf
 from attribution.hooks import Parts, Place
 from attribution.passes import Passes, Rows
 from attribution.score import Score
-from attribution.site import Site, as_leaf
+from attribution.site import Site
 from attribution.tap import Tap, accumulated
 
 

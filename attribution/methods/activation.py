@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 
 from attribution.bundle import Features, parts_of
+from attribution.gradients import at_least_float32
 from attribution.graphs import Told
 from attribution.method import Attributed, Cost, Method
 from attribution.passes import Rows
 from attribution.score import Aiming
-from attribution.site import Site, at_least_float32
+from attribution.site import Site
 
 
 @dataclass(frozen=True)

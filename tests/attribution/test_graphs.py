@@ -5,8 +5,10 @@ import torch
 from asking import AT_EVERY_PLACE, ask, expression, images
 
 from attribution.bundle import parts_of
+from attribution.explain import explain
 from attribution.graphs import Captured, CudaCapture, Graphs
 from attribution.passes import Passes
+from attribution.question import parse
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -154,6 +156,21 @@ def test_passes_with_rules_are_captured_whole(model, x, text):
     for _ in range(2):
         ask(model, images(x), text, passes=Passes(4, graphs=graphs))
     assert len(kept) == 1
+
+
+def test_rules_beside_other_questions_are_captured_too(model, x):
+    kept = []
+
+    def capture(one_pass, inputs):
+        kept.append(rerun(one_pass, inputs))
+        return kept[-1]
+
+    graphs, asked = Graphs(capture), [parse("saliency"), parse("deep_lift")]
+    for _ in range(3):
+        answers = list(explain(model, images(x), asked, passes=Passes(4, graphs=graphs)).answers)
+    assert len(kept) == 2
+    for ours, plain in zip(answers, explain(model, images(x), asked, rows_per_pass=4).answers, strict=True):
+        assert torch.equal(ours.attribution, plain.attribution)
 
 
 @needs_gpu

@@ -1,0 +1,54 @@
+"""Known: what a pass that was shared has told about a site."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+from torch import Tensor
+
+from attribution.bundle import Features
+from attribution.passes import Rows
+from attribution.score import Score
+from attribution.site import Point, Site
+
+
+class Known(Site):
+    """A site of which something is known at one x from a pass that was shared; everything else it asks the site itself."""
+
+    def __init__(self, site: Site, x: Features, score: Tensor, point: Point | None = None) -> None:
+        super().__init__(site.explained, site.passes)
+        self.site, self.x, self.known_score, self.point = site, x, score, point
+
+    def score(self, x: Features) -> Tensor:
+        """The known score, or the site's."""
+        return self.known_score if x is self.x else self.site.score(x)
+
+    def features(self, x: Features) -> Features:
+        """The known features, or the site's."""
+        return self.point.features if self.point is not None and x is self.x else self.site.features(x)
+
+    def at(self, x: Features) -> Point:
+        """The known point, or the site's."""
+        return self.point if self.point is not None and x is self.x else self.site.at(x)
+
+    def tail(self, x: Features) -> Site:
+        """The site's."""
+        return self.site.tail(x)
+
+    def rows(self, index: Tensor) -> Site:
+        """The site's."""
+        return self.site.rows(index)
+
+    @property
+    def key(self) -> Hashable:
+        """The site's: what it has to compute, it computes like it."""
+        return self.site.key
+
+    def explaining(self, explained: Score) -> Site:
+        """The site's."""
+        return self.site.explaining(explained)
+
+    def forward(self, x: Features, rows: Rows) -> tuple[Any, Features]:
+        """The site's."""
+        return self.site.forward(x, rows)
