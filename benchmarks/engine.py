@@ -11,7 +11,6 @@ TF32, the model as given) run in turn; medians of the rounds, with the spread. T
 from __future__ import annotations
 
 import argparse
-import copy
 import statistics
 import time
 import warnings
@@ -24,14 +23,14 @@ from measuring import in_turn, machine, ratios
 from photographs import photographs
 from torch import nn
 
-from attribution.explain import explain, resolve
+from attribution.explain import Answer, explain, resolve
 from attribution.graphs import Graphs
 from attribution.metrics import parse_metric
 from attribution.passes import Passes
 from attribution.question import Question, parse
 from attribution.resolve import last_convolution
 from attribution.site import Input, Layer, Score
-from jobs.devices import DTYPES, backward_under, compile_model, prepare_model, use_device
+from jobs.devices import backward_under, compile_model, prepare_model, use_device
 from jobs.models import load
 from jobs.precision import available, choose
 
@@ -44,6 +43,7 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.asked, self.rows, self.compiles = arguments.precision, arguments.rows, arguments.compile
         self.threads = arguments.threads or torch.get_num_threads()
+        self.clock = time.process_time if arguments.process_time else time.perf_counter
         self.use("float32" if self.asked == "auto" else self.asked)
         self._prepared: dict[tuple[object, ...], nn.Module] = {}
         self._compiled: dict[tuple[object, ...], Callable[..., object] | None] = {}
@@ -74,7 +74,7 @@ class Bench:
         def maps_in(precision: str) -> list[torch.Tensor]:
             self.use(precision)
             model = self.model(question)
-            (answer,) = self.method(model, None, question)()
+            (answer,) = self.method(model, None, [question])()
             return [answer.attribution]
 
         choice = choose(names, maps_in)
@@ -86,11 +86,10 @@ class Bench:
 
     def model(self, question: Question) -> nn.Module:
         """The model as a worker has it; questions for which it is prepared alike share it, since the checks take long."""
-        key = (question.at, str(question.of), question.method.folds)
+        key = (question.at, str(question.of), question.method.folds, self.precision)
         if key not in self._prepared:
-            self._prepared[key] = prepare_model(self.loaded, [question], "float32", self.device).model
-        dtype = DTYPES.get(self.precision)
-        return self._prepared[key] if dtype is None else copy.deepcopy(self._prepared[key]).to(dtype)
+            self._prepared[key] = prepare_model(self.loaded, [question], self.precision, self.device).model
+        return self._prepared[key]
 
     def prepared(self, question: Question) -> tuple[nn.Module, Callable[..., object] | None]:
         """The model as a worker has it, and its compiled form where that was asked for."""
@@ -104,14 +103,19 @@ class Bench:
         return model, self._compiled[key]
 
     def method(
-        self, model: nn.Module, fast: Callable[..., object] | None, question: Question, metrics: Sequence[str] = ()
-    ) -> Callable[[], object]:
-        asked = [parse_metric(text) for text in metrics]
+        self,
+        model: nn.Module,
+        fast: Callable[..., object] | None,
+        questions: Sequence[Question],
+        metrics: Sequence[str] = (),
+    ) -> Callable[[], list[Answer]]:
+        """The questions asked of all images, in the precision that is in use now."""
+        asked, images, backward = [parse_metric(text) for text in metrics], self.images, backward_under(self.precision)
         graphs = Graphs() if self.device.type == "cuda" else None
 
-        def ask() -> object:
-            passes = Passes(self.rows, graphs=graphs, backward=backward_under(self.precision), compiled=fast)
-            return list(explain(model, self.images, [question], passes=passes, metrics=asked).answers)
+        def ask() -> list[Answer]:
+            passes = Passes(self.rows, graphs=graphs, backward=backward, compiled=fast)
+            return list(explain(model, images, questions, passes=passes, metrics=asked).answers)
 
         return ask
 
@@ -199,7 +203,7 @@ def measured(bench: Bench, case: Case, arguments: argparse.Namespace) -> Measure
     question = bench.question(case.expression.replace("@", bench.layer))
     precision = bench.settle(question)
     model, fast = bench.prepared(question)
-    commands = {**bench.bare(model, fast, case.place), "method": bench.method(model, fast, question, case.metrics)}
+    commands = {**bench.bare(model, fast, case.place), "method": bench.method(model, fast, [question], case.metrics)}
     if case.at_layer:
         commands["FB layer"] = bench.bare(model, fast, "layer")["FB"]
     commands["method"]()  # met; captured in the round that warms up
@@ -213,8 +217,7 @@ def measured(bench: Bench, case: Case, arguments: argparse.Namespace) -> Measure
             commands |= theirs
         except Exception as error:  # noqa: BLE001  # whatever Captum makes of this model
             failure = f"  Captum: {type(error).__name__}"
-    clock = time.process_time if arguments.process_time else time.perf_counter
-    timed = in_turn(commands, arguments.rounds, clock)
+    timed = in_turn(commands, arguments.rounds, bench.clock)
     needed = (case.forward + case.once / len(bench.x)) * timed["F"].median
     needed += case.forward_backward * timed["FB"].median + (case.at_layer and case.at_layer * timed["FB layer"].median)
     efficiencies = sorted(needed / seconds for seconds in timed["method"].rounds)
@@ -232,21 +235,27 @@ def measured(bench: Bench, case: Case, arguments: argparse.Namespace) -> Measure
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(told: str | None, count: int, rows: int) -> argparse.ArgumentParser:
+    """What a Bench is made from; benchmarks add what is theirs."""
+    parser = argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="efficientnet_lite0")
     parser.add_argument("--images", help="a data set as `submit --dataset` takes it; default: the sample, repeated")
-    parser.add_argument("--count", type=int, default=16)
-    parser.add_argument("--rows", type=int, default=4, help="rows per pass")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--count", type=int, default=count)
+    parser.add_argument("--rows", type=int, default=rows, help="rows per pass")
     parser.add_argument("--threads", type=int)
     parser.add_argument(
         "--process-time", action="store_true", help="CPU time instead of wall time, on a shared machine"
     )
-    parser.add_argument("--methods", help="only expressions that begin with one of these, separated by ;")
-    parser.add_argument("--captum", action="store_true")
     parser.add_argument("--precision", default="float32", help="auto: for each method what a run would choose")
     parser.add_argument("--compile", action="store_true", help="as a long run on a GPU does")
+    return parser
+
+
+def main() -> None:
+    parser = options(__doc__, count=16, rows=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--methods", help="only expressions that begin with one of these, separated by ;")
+    parser.add_argument("--captum", action="store_true")
     arguments = parser.parse_args()
     bench = Bench(arguments)
     told = f"{arguments.precision}{', compiled' if arguments.compile else ''}"

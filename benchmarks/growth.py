@@ -13,11 +13,10 @@ import json
 import resource
 import subprocess
 import sys
-import time
 
 import torch
-from engine import Bench
-from measuring import machine
+from engine import Bench, options
+from measuring import machine, once
 
 SERIES = {
     "steps": ("integrated_gradients(n_steps={})", (10, 100, 1000)),
@@ -43,16 +42,10 @@ def alone(arguments: argparse.Namespace) -> None:
     arguments.count = count
     bench = Bench(arguments)
     question = bench.question(expression.format(number).replace("@", bench.layer))
-    ask = bench.method(*bench.prepared(question), question)
-    clock = time.process_time if arguments.process_time else time.perf_counter
+    ask = bench.method(*bench.prepared(question), [question])
     if bench.device.type == "cuda":
-        torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-    started = clock()
-    ask()
-    if bench.device.type == "cuda":
-        torch.cuda.synchronize()
-    seconds = clock() - started
+    seconds = once(ask, bench.clock)
     peak = torch.cuda.max_memory_allocated() if bench.device.type == "cuda" else 1024 * _resident_kib()
     print(json.dumps({"seconds": seconds, "peak": peak, "count": count, "machine": machine()}))
 
@@ -62,16 +55,8 @@ def _resident_kib() -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="efficientnet_lite0")
-    parser.add_argument("--images", help="a data set as `submit --dataset` takes it; default: the sample, repeated")
-    parser.add_argument("--count", type=int, default=4)
-    parser.add_argument("--rows", type=int, default=4)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--precision", default="float32")
-    parser.add_argument("--compile", action="store_true", help="as a long run on a GPU does")
+    parser = options(__doc__, count=4, rows=4)
     parser.add_argument("--most", type=int, default=1000, help="leave out larger numbers than this")
-    parser.add_argument("--process-time", action="store_true", help="CPU time, on a shared machine")
     parser.add_argument("--series", choices=list(SERIES), help="only this one")
     parser.add_argument("--number", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -8,74 +8,46 @@ on a GPU also the time of an image relative to float32's. What a device has no u
 
 from __future__ import annotations
 
-import argparse
-import copy
 import statistics
-import warnings
+from dataclasses import replace
 
 import torch
+from engine import Bench, options
 from measuring import in_turn, machine
-from photographs import photographs
 
-from attribution.explain import explain, resolve
-from attribution.graphs import Graphs
-from attribution.passes import Passes
-from attribution.question import parse
-from jobs.devices import DTYPES, backward_under, prepare_model, use_device
-from jobs.models import load
 from jobs.precision import available, rank_correlation
-
-warnings.filterwarnings("ignore")
 
 METHODS = "saliency;input_x_gradient;integrated_gradients(n_steps=20);gradient_shap(n_samples=10, stdev=0.1);grad_cam"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="efficientnet_lite0")
-    parser.add_argument("--images", help="a data set as `submit --dataset` takes it; default: the sample, repeated")
-    parser.add_argument("--count", type=int, default=64)
-    parser.add_argument("--rows", type=int, default=64, help="rows per pass")
+    parser = options(__doc__, count=64, rows=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--methods", default=METHODS, help="separated by ;")
     asked = parser.parse_args()
-    on_gpu = torch.cuda.is_available()
-    loaded = load(asked.model)
-    images = photographs(loaded, asked.images, asked.count, "cuda" if on_gpu else "cpu")
-    print(f"{asked.model}, {len(images)} images, {asked.rows} rows per pass, {machine()}", flush=True)
+    bench = Bench(asked)
+    on_gpu, photographs = bench.device.type == "cuda", bench.images
+    print(f"{asked.model}, {len(photographs)} images, {asked.rows} rows per pass, {machine()}", flush=True)
     faster = available(torch.cuda.get_device_capability()) if on_gpu else ("bfloat16",)
     for text in asked.methods.split(";"):
-        question = resolve(parse(text), loaded.model, images.pixels[:1].cpu())
+        question = bench.question(text)
         commands, maps = {}, {}
         for precision in ("float64", "float32", *faster[::-1]):
-            ask = asking(loaded, question, images, precision, asked.rows)
-            maps[precision] = ask()
+            bench.use(precision)
+            wide = torch.float64 if precision == "float64" else torch.float32
+            bench.images = replace(photographs, pixels=photographs.pixels.to(wide))
+            ask = bench.method(bench.model(question), None, [question])
+            (answer,) = ask()
+            maps[precision] = answer.attribution
             if precision != "float64":
                 commands[precision] = ask
         timed = {}
         if on_gpu:
             for precision, ask in commands.items():  # each under its own settings, so not in turn
-                use_device(precision, 1, wants_gpu=True)
+                bench.use(precision)
                 timed[precision] = in_turn({precision: ask}, asked.rounds)[precision].median
         for precision in commands:
             print(line(text, precision, maps[precision], maps["float64"], timed), flush=True)
-
-
-def asking(loaded, question, images, precision, rows):
-    """A call that computes the maps of all images in this precision, prepared and captured as a worker does it."""
-    device = use_device(precision, torch.get_num_threads(), wants_gpu=True)
-    wide = {"float64": torch.float64}.get(precision, torch.float32)
-    own = copy.copy(images)
-    object.__setattr__(own, "pixels", images.pixels.to(wide))
-    model = prepare_model(loaded, [question], precision, device).model.to(DTYPES.get(precision))
-    graphs = Graphs() if device.type == "cuda" and precision != "float64" else None
-
-    def ask():
-        passes = Passes(rows, graphs=graphs, backward=backward_under(precision))
-        (answer,) = explain(model, own, [question], passes=passes).answers
-        return answer.attribution
-
-    return ask
 
 
 def line(text, precision, maps, truth, timed):
