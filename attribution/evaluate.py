@@ -46,9 +46,10 @@ def evaluate(
         model = model.computed_by(passes.compiled)
 
     def one_pass(rows: Rows) -> Told:
-        if passes.graphs is None or key is None or not isinstance(x, Tensor):
+        graphs = passes.capturing(key, x)
+        if graphs is None:
             return told_of(x[rows], labels[rows], model.rows(rows))
-        return passes.graphs.run(key, lambda x, labels: told_of(x, labels, model), x[rows], labels[rows])
+        return graphs.run(key, lambda x, labels: told_of(x, labels, model), x[rows], labels[rows])
 
     def told_of(x: Features, labels: Tensor, here: Score) -> Told:
         with ExitStack() as taps, torch.set_grad_enabled(bool(sites)):

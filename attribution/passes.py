@@ -1,6 +1,6 @@
 """Cutting rows into passes of one fixed size: the only place that knows how many rows the model sees at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +35,11 @@ class Passes:
     """The model compiled, for passes that no hook looks into and no rule is lent to."""
     backward: Callable[[], AbstractContextManager[None]] = nullcontext
     """What plain gradients are taken under, e.g. a faster arithmetic; rules, which divide by small differences, are not."""
+
+    def capturing(self, key: Hashable, *inputs: Features) -> Graphs | None:
+        """The graphs, where a pass of this key and these inputs can be captured; a key of None is like no other."""
+        can = key is not None and all(isinstance(part, Tensor) for part in inputs)
+        return self.graphs if can else None
 
     def over(self, count: int, one_pass: Callable[[Rows], Sequence[Features]]) -> tuple[Features, ...]:
         """Concatenate what `one_pass` returns for each pass over `count` rows."""

@@ -107,16 +107,15 @@ class Site(ABC):
 
         x and the others are those of the rows; `name` says all else that the pass depends on.
         """
-        graphs, key, own = self.passes.graphs, self.key, self.explained.rows(rows).tensors
-        given = [part for part in (x, *others) if isinstance(part, Tensor)]
-        if graphs is None or key is None or len(given) < 1 + len(others):
+        graphs = self.passes.capturing(self.key, x, *others)
+        if graphs is None:
             return ask(self, x, rows, *others)
 
         def one_pass(x: Tensor, *tensors: Tensor) -> Told:
             site = self.explaining(self.explained.having(*tensors[len(others) :]))
             return ask(site, x, slice(0, len(x)), *tensors[: len(others)])
 
-        return graphs.run((name, key), one_pass, *given, *own)
+        return graphs.run((name, self.key), one_pass, x, *others, *self.explained.rows(rows).tensors)
 
     def _told(self, verb: Ask, x: Features, rows: Rows) -> Told:
         return self.unobserved().replayed(verb, verb, x, rows)

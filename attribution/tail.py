@@ -71,8 +71,9 @@ class Tail(Site):
 
     def replayed(self, name: Hashable, ask: Ask, x: Features, rows: Rows, *others: Features) -> Told:
         """As any site's, with the images and what their front left among the inputs: one recording serves all images."""
-        graphs, front = self.passes.graphs, self._front_to_capture(rows)
-        if graphs is None or front is None or not all(isinstance(part, Tensor) for part in (x, self.x, *others)):
+        graphs = self.passes.capturing(self.layer.key, x, self.x, *others)
+        front = None if graphs is None else self._front_to_capture(rows)
+        if graphs is None or front is None:
             return ask(self, x, rows, *others)
         behind = 1 + len(others)
 
@@ -99,7 +100,7 @@ class Tail(Site):
         return tail
 
     def _front_to_capture(self, rows: Rows) -> Front | None:
-        if self.passes.graphs is None or self.layer.key is None or self.path != "replay":
+        if self.path != "replay":
             return None
         try:
             return self._front(rows)
