@@ -26,6 +26,17 @@ def rerun(one_pass, inputs):
     return Captured(own, outputs, replay)
 
 
+def counted():
+    """Graphs, and the recordings that they make."""
+    kept = []
+
+    def capture(one_pass, inputs):
+        kept.append(rerun(one_pass, inputs))
+        return kept[-1]
+
+    return Graphs(capture), kept
+
+
 def twice(x):
     return (2 * x,)
 
@@ -127,13 +138,7 @@ def test_recordings_give_their_memory_back_before_a_pass_is_halved():
 
 @pytest.mark.parametrize("text", ["ig(n_steps=3, at='block')", "deep_lift(at='block')", "occlusion(of='block:1,2,3')"])
 def test_passes_behind_a_layer_are_captured_once_for_all_images(model, x, text):
-    kept = []
-
-    def capture(one_pass, inputs):
-        kept.append(rerun(one_pass, inputs))
-        return kept[-1]
-
-    graphs = Graphs(capture)
+    graphs, kept = counted()
     for shard in (x, x):
         ask(model, images(shard), text, passes=Passes(4, graphs=graphs))
     after_two = len(kept)
@@ -146,26 +151,14 @@ def test_passes_behind_a_layer_are_captured_once_for_all_images(model, x, text):
 @pytest.mark.parametrize("text", ["deep_lift", "deep_lift_shap", "guided_backprop", "deconvolution", "lrp", "saliency"])
 def test_passes_with_rules_are_captured_whole(model, x, text):
     """Prediction, references and the way back: nothing but the one pass is left to run."""
-    kept = []
-
-    def capture(one_pass, inputs):
-        kept.append(rerun(one_pass, inputs))
-        return kept[-1]
-
-    graphs = Graphs(capture)
+    graphs, kept = counted()
     for _ in range(2):
         ask(model, images(x), text, passes=Passes(4, graphs=graphs))
     assert len(kept) == 1
 
 
 def test_rules_beside_other_questions_are_captured_too(model, x):
-    kept = []
-
-    def capture(one_pass, inputs):
-        kept.append(rerun(one_pass, inputs))
-        return kept[-1]
-
-    graphs, asked = Graphs(capture), [parse("saliency"), parse("deep_lift")]
+    (graphs, kept), asked = counted(), [parse("saliency"), parse("deep_lift")]
     for _ in range(3):
         answers = list(explain(model, images(x), asked, passes=Passes(4, graphs=graphs)).answers)
     assert len(kept) == 2

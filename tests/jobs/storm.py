@@ -118,17 +118,11 @@ class Storm:
         return "decode worker killed"
 
     def kill_driver(self) -> str:
-        self._until(self._is_at_work, "a driver at work")
-        assert self._driver is not None
-        self._driver.kill()
-        self._until(self._has_ended, "the end of the driver")
+        self._end_driver(signal.SIGKILL)
         return "driver killed"
 
     def stop_driver(self) -> str:
-        self._until(self._is_at_work, "a driver at work")
-        assert self._driver is not None
-        self._driver.terminate()
-        self._until(self._has_ended, "the end of the driver")
+        self._end_driver(signal.SIGTERM)
         return "driver stopped by SIGTERM"
 
     def freeze_driver(self) -> str:
@@ -251,6 +245,12 @@ class Storm:
         partial = self.folder / "partial-allowed"
         partial.write_text(str(self._allowed))
         partial.rename(self.folder / chaotic.ALLOWED)
+
+    def _end_driver(self, number: signal.Signals) -> None:
+        self._until(self._is_at_work, "a driver at work")
+        assert self._driver is not None
+        self._driver.send_signal(number)
+        self._until(self._has_ended, "the end of the driver")
 
     def _until(self, look: Callable[[], object], what: str, *, lets: int = 2, pause_s: float = 0.05) -> object:
         """The first truthy answer. Meanwhile the run is submitted again when it ends, and let on where nothing moves."""
