@@ -124,13 +124,10 @@ class _Ruled:
     """The pass over some rows, x being theirs, with rules lent to it."""
 
     def __init__(self, site: Site, x: Features, rows: Rows, rules: Rules, *, counts: bool = False) -> None:
-        self.site, self.x, self.rows, self.rules, self.counts = site, x, rows, rules, counts
-        self.run()
-
-    def run(self) -> None:
-        explained = self.site.explained.rows(self.rows)
-        with lent(self.rules, counts=self.counts) as self.lending:
-            output, self.features = self.site.forward(self.x, self.rows)
+        self.site, self.x, self.rows, self.rules = site, x, rows, rules
+        explained = site.explained.rows(rows)
+        with lent(rules, counts=counts) as self.lending:
+            output, self.features = site.forward(x, rows)
             with self.lending.aside():
                 self.explained = explained.settled(output)
             self.score = self.explained.of(output)
