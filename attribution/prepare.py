@@ -1,7 +1,7 @@
 """Making a copy of the model that computes the same faster, verified against the model as given.
 
-Never changes what a site sees: names stay, and a BatchNorm is not folded at or beside a layer that the run credits or
-explains, nor for methods with rules for linear operations (LRP), whose maps depend on how a linear function is written.
+Never changes what a site sees: names stay, and nothing is folded at or beside a layer that the run credits or explains,
+nor a BatchNorm for methods with rules for linear operations (LRP), whose maps depend on how a linear function is written.
 Rules for nonlinear operations alone (DeepLIFT, Guided Backprop, Deconvolution) see the same numbers there, folded or not.
 """
 
@@ -10,21 +10,29 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from attribution.bundle import parts_of
 from attribution.errors import ModelError
-from attribution.hooks import Parts, Place, Visit, visiting
+from attribution.hooks import Place
 from attribution.question import Question
 from attribution.score import Score, refuse_training
 from attribution.site import Input, Layer, Site
+from attribution.steps import (
+    Pair,
+    channels_last,
+    convolutions_before_norms,
+    pads_before_convolutions,
+    rectifiers_read_once,
+    with_norms_folded,
+    with_padding_folded,
+    with_rectifiers_in_place,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +53,8 @@ class Prepared:
     refused: tuple[str, ...]
 
 
-LAYOUT, FOLDING = "channels_last", "folded BatchNorm"
+LAYOUT, PADDING, FOLDING, IN_PLACE = "channels_last", "folded padding", "folded BatchNorm", "rectifiers in place"
+STEPS = (LAYOUT, PADDING, FOLDING, IN_PLACE)
 
 
 def prepare(
@@ -53,9 +62,9 @@ def prepare(
     questions: Sequence[Question],
     example: Tensor,
     score: Callable[[Any], Tensor] | None = None,
-    wanted: Sequence[str] = (LAYOUT, FOLDING),
+    wanted: Sequence[str] = STEPS,
 ) -> Prepared:
-    """Freeze, lay out for convolutions and fold BatchNorms, each step kept only if every site of the run sees the same.
+    """Freeze, and take the steps of `steps.py`, each kept only if every site of the run sees the same.
 
     example (n, C, H, W): images to compare on. `score` reads the output where that is no tensor. The model as given is
     not touched.
@@ -63,15 +72,15 @@ def prepare(
     refuse_training(model)
     prepared = copy.deepcopy(model).requires_grad_(requires_grad=False)
     done, refused = ["frozen"], []
-    steps: dict[str, Step] = {LAYOUT: channels_last} if LAYOUT in wanted else {}
-    if FOLDING in wanted and all(question.method.folds for question in questions):
-        named = _named_layers(questions)
-        pairs = [pair for pair in convolutions_before_norms(model, example) if not named & set(pair)]
-        steps[FOLDING] = lambda m: folded(m, pairs)
+    steps = _steps(prepared, questions, example, wanted)
 
     def moves(step: Step) -> float:
         # Carried out and compared in float64: what a float32 weight loses when it is rounded anew is not a move.
-        return difference(step(_in_float64(prepared)), prepared, questions, example, score)
+        try:
+            return difference(step(_in_float64(prepared)), prepared, questions, example, score)
+        except RuntimeError:  # e.g. a tensor is needed that was written over
+            logger.warning("a model that is prepared so does not run", exc_info=True)
+            return torch.inf
 
     def every(model: nn.Module) -> nn.Module:
         return reduce(lambda changed, step: step(changed), steps.values(), model)
@@ -123,14 +132,6 @@ def _slope(model: Callable[..., Any], rows: Tensor) -> Tensor:
     return torch.autograd.grad(score.sum(), leaf)[0]
 
 
-def channels_last(model: nn.Module) -> nn.Module:
-    """Lay the weights out as convolutions read them fastest; activations follow."""
-    for parameter in model.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return model
-
-
 def difference(
     model: nn.Module,
     reference: nn.Module,
@@ -154,58 +155,26 @@ def difference(
     return worst
 
 
-def folded(model: nn.Module, pairs: Sequence[tuple[str, str]]) -> nn.Module:
-    """Fold each of these BatchNorms into the convolution before it, in place; the names stay."""
-    for convolution_name, norm_name in pairs:
-        convolution, norm = model.get_submodule(convolution_name), model.get_submodule(norm_name)
-        assert isinstance(convolution, nn.Conv2d)
-        assert isinstance(norm, nn.BatchNorm2d)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        dtype = convolution.weight.dtype
-        convolution.double()
-        norm.double()  # each weight is rounded once
-        convolution.weight, convolution.bias = fuse_conv_bn_weights(
-            convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        )
-        convolution.to(dtype)
-        parent, _, leaf = norm_name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, nn.Identity())
-    return model.eval().requires_grad_(requires_grad=False)
+def _steps(model: nn.Module, questions: Sequence[Question], example: Tensor, wanted: Sequence[str]) -> dict[str, Step]:
+    """Those that are wanted, allowed and have something to do."""
+    named = _named_layers(questions)
+    allowed = [step for step in wanted if step != FOLDING or all(question.method.folds for question in questions)]
+
+    def unnamed(pairs: Sequence[Pair]) -> list[Pair]:
+        return [pair for pair in pairs if not named & set(pair)]
+
+    found: dict[str, Callable[[], Step | None]] = {
+        LAYOUT: lambda: channels_last,
+        PADDING: lambda: _at(with_padding_folded, unnamed(pads_before_convolutions(model, example))),
+        FOLDING: lambda: _at(with_norms_folded, unnamed(convolutions_before_norms(model, example))),
+        IN_PLACE: lambda: _at(with_rectifiers_in_place, rectifiers_read_once(model, example)),
+    }
+    steps = {name: find() for name, find in found.items() if name in allowed}
+    return {name: step for name, step in steps.items() if step is not None}
 
 
-def convolutions_before_norms(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
-    """The pairs (convolution, BatchNorm) where each is called once and the norm's input is the convolution's output."""
-    calls: dict[str, int] = {}
-    made_by: dict[int, str] = {}
-    kept: list[Tensor] = []  # keeps ids from being used again
-    pairs: list[tuple[str, str]] = []
-
-    def after_convolution(name: str) -> Visit:
-        def visit(parts: Parts) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            made_by[id(parts[0])] = name
-            kept.append(parts[0])
-
-        return visit
-
-    def before_norm(name: str) -> Visit:
-        def visit(parts: Parts) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            if id(parts[0]) in made_by:
-                pairs.append((made_by[id(parts[0])], name))
-
-        return visit
-
-    with torch.no_grad(), ExitStack() as hooks:
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Conv2d) and isinstance(module.weight, nn.Parameter):
-                hooks.enter_context(visiting(Place(module), after_convolution(name)))
-            # A subclass may do more than normalise, e.g. timm's BatchNormAct2d.
-            elif type(module) is nn.BatchNorm2d and module.track_running_stats:
-                hooks.enter_context(visiting(Place(module, at_input=True), before_norm(name)))
-        model(example[:1])
-    return [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
+def _at(step: Callable[[nn.Module, Any], nn.Module], places: Sequence[Any]) -> Step | None:
+    return (lambda model: step(model, places)) if places else None
 
 
 def _named_layers(questions: Sequence[Question]) -> frozenset[str]:
