@@ -27,7 +27,7 @@ def blockwise(write: Write, like: Tensor, *others: Tensor) -> Tensor:
 
 def write_into(output: Tensor, write: Write, *inputs: Tensor) -> None:
     """`write(output, *inputs)`, a piece at a time where the output is large and lies in memory row after row."""
-    piece, layout = BLOCK * torch.get_num_threads(), _layout(output)
+    piece, layout = BLOCK * torch.get_num_threads(), layout_of(output)
     if output.device.type != "cpu" or output.numel() <= piece or layout is None:
         write(output, *inputs)
         return
@@ -36,7 +36,7 @@ def write_into(output: Tensor, write: Write, *inputs: Tensor) -> None:
     length = max(64, piece // rows // 64 * 64)
     count = -(-width // length)
     pieces = [
-        torch.split(_flat(t, output, layout), length, 1) if t.numel() > 1 else [t.reshape(1, 1)] * count
+        torch.split(flat(t, output, layout), length, 1) if t.numel() > 1 else [t.reshape(1, 1)] * count
         for t in (output, *inputs)
     ]
     for several in zip(*pieces, strict=True):
@@ -51,21 +51,21 @@ def moved(t: Tensor, overwrite: Callable[[Tensor], object]) -> Tensor:
         overwrite(piece)
 
     copy = torch.empty_like(t)
-    if _layout(t) is None:
+    if layout_of(t) is None:
         write(copy, t)
     else:
         write_into(copy, write, t)
     return copy
 
 
-def _layout(t: Tensor) -> torch.memory_format | None:
+def layout_of(t: Tensor) -> torch.memory_format | None:
     """The order in which the tensor's rows lie one behind the other, if they do."""
     if t.dim() > 1 and t.is_contiguous():
         return torch.contiguous_format
     return torch.channels_last if t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) else None
 
 
-def _flat(t: Tensor, like: Tensor, layout: torch.memory_format) -> Tensor:
+def flat(t: Tensor, like: Tensor, layout: torch.memory_format) -> Tensor:
     """A view (rows or 1, numbers of a row as they lie in `like`); of a copy where they lie otherwise."""
     if len(t) == 1 or t.stride(0) == 0:
         t = t[:1]

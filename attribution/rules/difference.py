@@ -13,8 +13,9 @@ from math import isnan
 import torch
 from torch import Tensor
 
+from attribution import native
 from attribution.blocks import Write, write_into
-from attribution.propagation import Operation
+from attribution.propagation import Operation, Rule
 
 TINY = 32
 """Distances below this many units in the last place are rounding: there the derivative stands for the quotient."""
@@ -52,40 +53,43 @@ def rescale_pieces(
     return (by_place(f, write, x, r, gradient),)
 
 
-def rescale_step(
-    f: Operation, gradient: Tensor, inputs: Sequence[Tensor], reference: Sequence[Tensor]
-) -> tuple[Tensor]:
-    """The same for ReLU, ReLU6 and hardtanh, where many inputs equal the reference's (padding, channels that rest).
+def rescale_clamp(low: float, high: float) -> Rule:
+    """The same for ReLU, ReLU6 and hardtanh, where many inputs equal the reference's (padding, channels that rest)."""
 
-    A step smaller than any difference is added to x - r, and what f makes of it to f(x) - f(r): where both are nothing the
-    quotient is the derivative, elsewhere the step is lost in rounding, and no element must be looked for.
-    """
-    (x,), (r,) = inputs, reference
-    finfo = torch.finfo(wide(r).dtype)
-
-    def of_reference(r: Tensor) -> tuple[Tensor, ...]:
-        at_r, step = f(r), r.abs().mul_(finfo.eps / 8).add_(finfo.tiny)  # neighbours of r are at least eps / 4 away
-        neighbour = r.add(r, alpha=finfo.eps).sub_(finfo.tiny)  # away from zero: at the ends torch's derivative is 0
-        return r, at_r, step, (at_r - f(neighbour)).div_(r - neighbour).mul_(step)
+    def slopes(r: Tensor) -> Tensor:
+        return ((r > low) & (r < high)).to(r.dtype)
 
     def write(credit: Tensor, x: Tensor, gradient: Tensor, r: Tensor, *known: Tensor) -> None:
-        r, at_r, step, rise = (r, *known) if known else of_reference(wide(r))
-        x = wide(x)
-        slope = (f(x) - at_r).add_(rise).div_((x - r).add_(step))
-        torch.mul(slope, gradient, out=credit)
+        x, r = wide(x), wide(r)
+        at_r, slope_at_r = known or (r.clamp(low, high), slopes(r))
+        slope = (x.clamp(low, high) - at_r).div_(x - r)
+        torch.mul(torch.where(x == r, slope_at_r, slope), gradient, out=credit)
 
-    is_shared = len(r) < len(x)  # then it is small, and computed once for all rows
-    return (by_place(f, write, x, gradient, *(of_reference(wide(r)) if is_shared else (r,))),)
+    def rule(f: Operation, gradient: Tensor, inputs: Sequence[Tensor], reference: Sequence[Tensor]) -> tuple[Tensor]:
+        (x,), (r,) = inputs, reference
+        credit = room_for(f, x)
+        if not native.rescale(credit, x, gradient, r, (low, high)):
+            is_shared = len(r) < len(x)  # then it is small, and what is made of it is computed once for all rows
+            known = (wide(r).clamp(low, high), slopes(wide(r))) if is_shared else ()
+            write_into(credit, write, x, gradient, r, *known)
+        return (credit,)
+
+    return rule
 
 
 def by_place(f: Operation, write: Write, x: Tensor, *others: Tensor) -> Tensor:
     """What `write(output, x, *others)` makes place by place; at once where f has tensors of its own that belong to places."""
-    output = x if getattr(f, "gives_inputs", False) else torch.empty_like(x)
+    output = room_for(f, x)
     if getattr(f, "is_of_one_tensor", False):
         write_into(output, write, x, *others)
     else:
         write(output, x, *others)
     return output
+
+
+def room_for(f: Operation, x: Tensor) -> Tensor:
+    """Where the input's credit goes: over the input itself if nobody reads that again."""
+    return x if getattr(f, "gives_inputs", False) else torch.empty_like(x)
 
 
 def product(

@@ -17,7 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from attribution.blocks import blockwise
+from attribution import native
+from attribution.blocks import write_into
 from attribution.calls import Bound
 from attribution.propagation import Lending, Operation
 from attribution.rules import difference
@@ -141,7 +142,9 @@ def damped(lending: Lending, z: Tensor, eps: float, constant: Tensor | None = No
                 kept = kept.nan_to_num(1)  # masked logits are infinite
             torch.mul(kept, gradient, out=signal)
 
-        signal = blockwise(write, z, gradient)
+        signal = torch.empty_like(z)
+        if not native.damp(signal, z, gradient, eps):
+            write_into(signal, write, z, gradient)
         lending.absorb("stabiliser", lambda: (gradient - signal) * z)
         if constant is not None:
             lending.absorb("bias", lambda: signal * constant)

@@ -1,5 +1,10 @@
 """Which operations are alike: the names that rules are given by."""
 
+from collections.abc import Callable
+from math import inf
+
+from attribution.calls import Bound
+
 RECTIFIERS = frozenset(
     [
         "relu",
@@ -21,6 +26,13 @@ RECTIFIERS = frozenset(
 
 CUTS = frozenset(["hardtanh", "clamp", "clamp_min", "threshold", "maximum"])
 """Operations that are a rectifier where they cut at zero: ReLU6 is hardtanh(0, 6)."""
+
+CLAMPS: dict[str, Callable[[Bound], tuple[float, float]]] = {
+    "relu": lambda _bound: (0.0, inf),
+    "relu6": lambda _bound: (0.0, 6.0),
+    "hardtanh": lambda bound: (float(bound.argument(1, "min_val", -1.0)), float(bound.argument(2, "max_val", 1.0))),
+}
+"""Operations that are min(max(x, low), high), with their ends (low, high)."""
 
 PIECEWISE_LINEAR = frozenset(
     ["relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "leaky_relu", "prelu", "rrelu", "threshold", "abs"]

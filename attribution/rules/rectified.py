@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import inf
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attribution.blocks import blockwise
+from attribution import native
+from attribution.blocks import write_into
 from attribution.calls import Bound
 from attribution.propagation import Lending, Operation, Rule, Rules
 from attribution.rules.difference import by_place, derivative
-from attribution.rules.operations import CUTS, RECTIFIERS
+from attribution.rules.operations import CLAMPS, CUTS, RECTIFIERS
 
 
 def guided(f: Operation, gradient: Tensor, inputs: Sequence[Tensor], _reference: Sequence[Tensor]) -> tuple[Tensor]:
@@ -37,7 +37,13 @@ def guided_step(upper: float) -> Rule:
         torch.ops.aten.hardtanh_backward.grad_input(gradient, y, 0, upper, grad_input=signal)
         signal.clamp_(min=0)
 
-    return lambda _f, gradient, results, _reference: (blockwise(write, results[0], gradient),)
+    def rule(_f: Operation, gradient: Tensor, results: Sequence[Tensor], _reference: Sequence[Tensor]) -> tuple[Tensor]:
+        signal = torch.empty_like(results[0])
+        if not native.guide(signal, results[0], gradient, upper):
+            write_into(signal, write, results[0], gradient)
+        return (signal,)
+
+    return rule
 
 
 def deconvolved(
@@ -51,21 +57,15 @@ def guide(lending: Lending, bound: Bound) -> Any:
     """Guided Backprop's treatment: by the result, which is there anyway, where that says enough."""
     if not is_rectifier(bound):
         return bound()
-    if bound.name in UPPER_ENDS and bound.is_of_one_tensor:
-        return lending.apply_to_result(bound, guided_step(UPPER_ENDS[bound.name](bound)))
+    if bound.name in CLAMPS and bound.is_of_one_tensor:
+        _, upper = CLAMPS[bound.name](bound)
+        return lending.apply_to_result(bound, guided_step(upper))
     return lending.apply(bound, guided)
 
 
 def deconvolve(lending: Lending, bound: Bound) -> Any:
     """Deconvolution's treatment."""
     return lending.apply_to_result(bound, deconvolved) if is_rectifier(bound) else bound()
-
-
-UPPER_ENDS: dict[str, Callable[[Bound], float]] = {
-    "relu": lambda _bound: inf,
-    "relu6": lambda _bound: 6.0,
-    "hardtanh": lambda bound: float(bound.argument(2, "max_val", 1.0)),
-}
 
 
 def is_rectifier(bound: Bound) -> bool:

@@ -24,12 +24,12 @@ from attribution.rules import difference, rewrites
 from attribution.rules.linear import EPSILON, Epsilon, LinearLayer, LinearRule, damped
 from attribution.rules.operations import CONVOLUTIONS, ELEMENTWISE, MEANS, PRODUCTS, SOFTMAXES, SUMS
 from attribution.rules.rescale import (
-    SHORTER,
     Normalisation,
     carries,
     group_norm,
     instance_norm,
     layer_norm,
+    rescale_rule,
     rms_norm,
     softmax_rule,
 )
@@ -43,12 +43,13 @@ def nonlinearity(lending: Lending, bound: Bound) -> Any:
     if len(bound.credited) != 1:
         return bound()  # maximum and minimum of two: the winner's; others are reported by the audit
     has_value_at_zero = bool(_at_zero(bound).isfinite().all())
+    along = rescale_rule(bound)
 
     def rule(f: Operation, gradient: Tensor, inputs: Sequence[Tensor], _reference: Sequence[Tensor]) -> tuple[Tensor]:
         (x,) = inputs
         if has_value_at_zero:
             zero = x.new_zeros((1,) * x.dim() if bound.is_of_one_tensor else (1, *x.shape[1:]))
-            (signal,) = SHORTER.get(bound.name, difference.rescale)(f, gradient, inputs, [zero])
+            (signal,) = along(f, gradient, inputs, [zero])
             lending.absorb("nonlinearity", lambda: gradient * f(zero))
         else:
             slope = difference.derivative(f, x)

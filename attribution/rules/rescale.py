@@ -13,17 +13,32 @@ from torch.nn import functional
 from attribution.calls import Bound
 from attribution.propagation import Lending, Rule, Rules, Treatment
 from attribution.rules import difference, rewrites
-from attribution.rules.operations import ELEMENTWISE, MAX_POOLS, PIECEWISE_LINEAR, PRODUCTS, SELECTIONS, SOFTMAXES
+from attribution.rules.operations import (
+    CLAMPS,
+    ELEMENTWISE,
+    MAX_POOLS,
+    PIECEWISE_LINEAR,
+    PRODUCTS,
+    SELECTIONS,
+    SOFTMAXES,
+)
 
 
 def elementwise(lending: Lending, bound: Bound) -> Any:
     """A function of one number; of two where both carry credit there is no one quotient."""
     if len(bound.credited) == 1:
-        return lending.apply(bound, SHORTER.get(bound.name, difference.rescale))
+        return lending.apply(bound, rescale_rule(bound))
     if bound.name in ("maximum", "minimum"):
         return lending.rewrite(rewrites.larger if bound.name == "maximum" else rewrites.smaller, *bound.args)
     lending.report(f"{bound.name} of two activations")
     return bound()
+
+
+def rescale_rule(bound: Bound) -> Rule:
+    """The rescale rule in as few steps as the operation allows."""
+    if bound.name in CLAMPS and bound.is_of_one_tensor:
+        return difference.rescale_clamp(*CLAMPS[bound.name](bound))
+    return difference.rescale_pieces if bound.name in PIECEWISE_LINEAR else difference.rescale
 
 
 def products(lending: Lending, bound: Bound) -> Any:
@@ -158,12 +173,6 @@ def constant_weight(weight: Tensor | None, trailing: int = 0) -> Tensor | None:
 def _same(t: Tensor) -> Tensor:
     return t
 
-
-SHORTER: dict[str, Rule] = {
-    **dict.fromkeys(PIECEWISE_LINEAR, difference.rescale_pieces),
-    **dict.fromkeys(["relu", "relu6", "hardtanh"], difference.rescale_step),
-}
-"""The rescale rule in fewer steps, where the operation allows it."""
 
 RESCALE = Rules(
     name="deep_lift",

@@ -1,0 +1,71 @@
+/* The steps of rules that run over every activation, each in one pass over memory. `native.py` calls them; torch's own
+ * operations, which take the same steps one by one, are the law that they are held to, bit for bit: no contraction to
+ * fused multiply-adds (-ffp-contract=off), no other order.
+ *
+ * Arrays have `rows` rows of `width` numbers; a call does columns begin <= i < end of every row, so that threads share a
+ * call by columns. `out` may be one of the inputs.
+ */
+#include <math.h>
+#include <stddef.h>
+
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#define FOR_EVERY_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define FOR_EVERY_PROCESSOR
+#endif
+
+#if defined(__clang__)
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
+/* A block of a reference that all rows share stays in the first cache. */
+enum { BLOCK = 2048 };
+
+#define CLAMPED(a) ((a) < low ? low : (a) > high ? high : (a))
+
+#define ELEMENTWISE(REAL, ABS, SUFFIX)                                                                               \
+    FOR_EVERY_PROCESSOR void rescale_##SUFFIX(REAL *out, const REAL *x, const REAL *gradient, const REAL *reference, \
+                                              size_t rows, size_t width, size_t row_step, size_t column_step,        \
+                                              size_t begin, size_t end, REAL low, REAL high) {                       \
+        for (size_t from = begin; from < end; from += BLOCK) {                                                       \
+            size_t to = from + BLOCK < end ? from + BLOCK : end;                                                     \
+            for (size_t row = 0; row < rows; row++) {                                                                \
+                const REAL *x_ = x + row * width, *g = gradient + row * width, *r = reference + row * row_step;      \
+                REAL *out_ = out + row * width;                                                                      \
+                if (column_step) {                                                                                   \
+                    INDEPENDENT for (size_t i = from; i < to; i++) out_[i] = RESCALED(x_[i], r[i]) * g[i];           \
+                } else {                                                                                             \
+                    const REAL at = *r;                                                                              \
+                    INDEPENDENT for (size_t i = from; i < to; i++) out_[i] = RESCALED(x_[i], at) * g[i];             \
+                }                                                                                                    \
+            }                                                                                                        \
+        }                                                                                                            \
+    }                                                                                                                \
+    FOR_EVERY_PROCESSOR void damp_##SUFFIX(REAL *out, const REAL *z, const REAL *gradient, size_t rows,              \
+                                           size_t width, size_t begin, size_t end, REAL eps) {                       \
+        for (size_t row = 0; row < rows; row++) {                                                                    \
+            const REAL *z_ = z + row * width, *g = gradient + row * width;                                           \
+            REAL *out_ = out + row * width;                                                                          \
+            INDEPENDENT for (size_t i = begin; i < end; i++) {                                                       \
+                REAL kept = ABS(z_[i]) / (ABS(z_[i]) + eps);                                                         \
+                out_[i] = (kept != kept ? 1 : kept) * g[i];                                                          \
+            }                                                                                                        \
+        }                                                                                                            \
+    }                                                                                                                \
+    FOR_EVERY_PROCESSOR void guide_##SUFFIX(REAL *out, const REAL *y, const REAL *gradient, size_t rows,             \
+                                            size_t width, size_t begin, size_t end, REAL high) {                     \
+        for (size_t row = 0; row < rows; row++) {                                                                    \
+            const REAL *y_ = y + row * width, *g = gradient + row * width;                                           \
+            REAL *out_ = out + row * width;                                                                          \
+            INDEPENDENT for (size_t i = begin; i < end; i++)                                                         \
+                out_[i] = y_[i] <= 0 || y_[i] >= high || g[i] < 0 ? 0 : g[i];                                        \
+        }                                                                                                            \
+    }
+
+/* (f(x) - f(r)) / (x - r) for f = clamp; at x = r its slope, 1 between the ends */
+#define RESCALED(a, b) ((a) == (b) ? ((b) > low && (b) < high ? 1 : 0) : (CLAMPED(a) - CLAMPED(b)) / ((a) - (b)))
+
+ELEMENTWISE(float, fabsf, float32)
+ELEMENTWISE(double, fabs, float64)

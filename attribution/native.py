@@ -1,0 +1,94 @@
+"""Rules' steps compiled from `elementwise.c`: one pass over memory where torch's operations take one for each step.
+
+Each returns whether it has done its work: not on a GPU, not for half precision, not for arrays that lie in no order, and not where the
+installation found no compiler. What torch computes step by step instead is equal to the bit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sysconfig
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from attribution.blocks import flat, layout_of
+
+PIECE = 1 << 15
+"""Numbers below which a thread more costs more than it does."""
+
+REALS = {torch.float32: ("float32", ctypes.c_float), torch.float64: ("float64", ctypes.c_double)}
+
+
+def rescale(output: Tensor, x: Tensor, gradient: Tensor, reference: Tensor, ends: tuple[float, float]) -> bool:
+    """Gradient times DeepLIFT's multiplier of f = clamp between `ends`.  reference: like x, one row, or one number"""
+    return _ran("rescale", output, (x, gradient), ends, reference)
+
+
+def damp(output: Tensor, z: Tensor, gradient: Tensor, eps: float) -> bool:
+    """Gradient times |z| / (|z| + eps), which is 1 where z is infinite."""
+    return _ran("damp", output, (z, gradient), (eps,))
+
+
+def guide(output: Tensor, y: Tensor, gradient: Tensor, high: float) -> bool:
+    """Gradient where it is positive and 0 < y < high."""
+    return _ran("guide", output, (y, gradient), (high,))
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """What was compiled for this interpreter and machine, if it was."""
+    path = Path(__file__).with_name(f"_elementwise{sysconfig.get_config_var('EXT_SUFFIX')}")
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:  # not there, or another machine's
+        return None
+
+
+def _ran(
+    name: str, output: Tensor, inputs: Sequence[Tensor], numbers: Sequence[float], reference: Tensor | None = None
+) -> bool:
+    compiled, layout = library(), layout_of(output)
+    read = inputs if reference is None else (*inputs, reference)
+    if compiled is None or layout is None or output.dtype not in REALS:
+        return False
+    if any(t.dtype != output.dtype or not t.is_cpu for t in (output, *read)):
+        return False
+    suffix, real = REALS[output.dtype]
+    rows, width = len(output), output[0].numel()
+    # Named, so that a copy lives until the call is over.
+    arrays = [flat(t, output, layout).expand(rows, width) for t in (output, *inputs)]
+    if any(array.stride() != (width, 1) for array in arrays):
+        return False
+    sizes = [rows, width]
+    if reference is not None:
+        arrays.append(reference.reshape(1, 1) if reference.numel() == 1 else flat(reference, output, layout))
+        sizes += [width * (len(arrays[-1]) > 1), int(reference.numel() > 1)]
+    function: Callable[..., None] = getattr(compiled, f"{name}_{suffix}")
+    pointers = [ctypes.c_void_p(array.data_ptr()) for array in arrays]
+    sizes_, numbers_ = map(ctypes.c_size_t, sizes), map(real, numbers)
+    before, after = (*pointers, *sizes_), tuple(numbers_)
+    _shared(rows * width, width, lambda begin, end: function(*before, begin, end, *after))
+    return True
+
+
+def _shared(count: int, width: int, work: Callable[[ctypes.c_size_t, ctypes.c_size_t], None]) -> None:
+    """Columns 0 <= i < width done by as many threads as torch uses, where there is enough for them."""
+    threads = max(1, min(torch.get_num_threads(), count // PIECE))
+    # Whole cache lines, so that no two threads write into one.
+    cuts = [width * number // threads // 16 * 16 for number in range(threads)] + [width]
+    parts = [(ctypes.c_size_t(begin), ctypes.c_size_t(end)) for begin, end in pairwise(cuts)]
+    others = [_pool(threads - 1).submit(work, *part) for part in parts[1:]]
+    work(*parts[0])
+    for other in others:
+        other.result()
+
+
+@lru_cache(1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "elementwise")

@@ -1,0 +1,129 @@
+"""Compiled steps give what torch's operations give one by one, to the bit, wherever they run; without them the rules are the same."""
+
+from math import inf, nan
+
+import pytest
+import torch
+from torch.nn import functional
+
+from attribution import native
+from attribution.rules import difference, linear, rectified
+from attribution.rules.operations import CLAMPS
+
+needs_library = pytest.mark.skipif(native.library() is None, reason="installed without a C compiler")
+
+LAYOUTS = {
+    "contiguous": lambda t: t,
+    "channels last": lambda t: t.to(memory_format=torch.channels_last),
+    "strided": lambda t: torch.stack([t, t], -1)[..., 0],
+}
+ENDS = {"relu": (0.0, inf), "relu6": (0.0, 6.0), "hardtanh": (-1.0, 1.0)}
+
+
+def numbers(dtype, *shape, seed=0):
+    """Many at and next to the ends of clamps and equal to the reference's; some zero, infinite or no number."""
+    drawn = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 3
+    special = torch.tensor([-1.0, 0.0, -0.0, 1.0, 6.0, 1e-30, -1e-30, 2.5, inf, -inf, nan], dtype=dtype)
+    which = torch.randint(0, 3 * len(special), shape, generator=torch.Generator().manual_seed(seed + 7))
+    chosen = torch.where(which < len(special), special[which.clamp(max=len(special) - 1)], drawn)
+    up = torch.nextafter(chosen, torch.full_like(chosen, 9))
+    return torch.where(which % 5 == 0, up, chosen)
+
+
+class Clamp:
+    """The operation as a rule gets it."""
+
+    is_of_one_tensor = True
+
+    def __init__(self, ends, gives_inputs):
+        self.ends, self.gives_inputs = ends, gives_inputs
+
+    def __call__(self, x):
+        return x.clamp(*self.ends)
+
+
+def rescaled(ends, gradient, x, r, gives_inputs=False):
+    (credit,) = difference.rescale_clamp(*ends)(Clamp(ends, gives_inputs), gradient, [x.clone()], [r])
+    return credit
+
+
+def without(monkeypatch):
+    monkeypatch.setattr(native, "library", lambda: None)
+
+
+def same(ours, theirs):
+    return torch.equal(ours.nan_to_num(77, 78, 79), theirs.nan_to_num(77, 78, 79))
+
+
+# 40 columns are one thread's; 60,000 are shared, and no multiple of a vector
+SHAPES = [(3, 4, 5, 2), (4, 5, 100, 119)]
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", native.REALS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("rows", ["as many", "one", "one number"])
+def test_a_clamps_multiplier(monkeypatch, dtype, shape, layout, rows):
+    lay = LAYOUTS[layout]
+    x, gradient = lay(numbers(dtype, *shape)), lay(numbers(dtype, *shape, seed=1))
+    r = {"as many": shape, "one": (1, *shape[1:]), "one number": (1, 1, 1, 1)}[rows]
+    r = numbers(dtype, *r, seed=2) if rows != "one number" else torch.full(r, 0.5, dtype=dtype)
+    if rows == "as many":
+        x = torch.where(torch.rand(shape) < 0.3, r, x)
+    compiled = {
+        name: (rescaled(ends, gradient, x, r), rescaled(ends, gradient, x, r, True)) for name, ends in ENDS.items()
+    }
+    without(monkeypatch)
+    for name, ends in ENDS.items():
+        plain = rescaled(ends, gradient, x, r)
+        assert all(same(credit, plain) for credit in compiled[name])
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", native.REALS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_damped_and_guided_signals(dtype, shape, layout):
+    z, gradient = LAYOUTS[layout](numbers(dtype, *shape)), LAYOUTS["channels last"](numbers(dtype, *shape, seed=1))
+    output = torch.empty_like(z)
+    can = layout != "strided" or output.is_contiguous()
+    assert native.damp(output, z, gradient, 1e-3) == can
+    assert same(output, (z.abs() / (z.abs() + 1e-3)).nan_to_num(1) * gradient)
+    for high in (inf, 6.0):
+        y = z.nan_to_num(0).clamp(
+            0, high
+        )  # of NaN torch's vectors and what is left over at their end think differently
+        assert native.guide(output, y, gradient, high)
+        assert same(output, torch.ops.aten.hardtanh_backward(gradient, y, 0, high).clamp(min=0))
+
+
+@needs_library
+def test_what_lies_in_no_order_or_is_no_real_of_the_processor_is_left_to_torch():
+    x = numbers(torch.float32, 4, 5, 6, 7)
+    across = x.transpose(0, 1).contiguous().transpose(0, 1)
+    assert not native.damp(torch.empty_like(across), across, x, 1e-3)
+    assert not native.damp(x.half(), x.half(), x.half(), 1e-3)
+    assert not native.damp(x.clone(), x, x.double(), 1e-3)
+
+
+@pytest.mark.parametrize("is_compiled", [pytest.param(True, marks=needs_library), False])
+@pytest.mark.parametrize("f", [torch.relu, functional.relu6, functional.hardtanh])
+def test_the_quotient_is_the_derivative_where_nothing_changes(monkeypatch, f, is_compiled):
+    if not is_compiled:
+        without(monkeypatch)
+    ends = torch.tensor([-2.0, -1.0, -0.0, 0.0, 1e-3, 1.0, 3.0, 6.0, 7.0, -1e-30, 1e-30])
+    up, down = (torch.nextafter(ends[ends.abs() > 1e-20], torch.tensor(to)) for to in (9.0, -9.0))
+    neighbours = torch.cat([ends, up, down])
+    x, r = (t.reshape(1, -1) for t in torch.cartesian_prod(neighbours, neighbours).unbind(1))
+    slope = rescaled(ENDS[f.__name__], torch.ones_like(x), x, r)
+    same = x == r
+    assert torch.equal(slope[same], difference.derivative(f, x)[same])
+    assert bool(((slope >= 0) & (slope <= 1)).all())
+    # float32: the quotient is rounded once
+    torch.testing.assert_close(slope * (x - r), f(x) - f(r), rtol=2e-7, atol=0)
+
+
+def test_every_clamp_is_one():
+    assert set(CLAMPS) == set(ENDS)
+    assert linear.native is rectified.native is difference.native is native
