@@ -146,6 +146,13 @@ class Lending(TorchFunctionMode):
             if call.operation is not None and call.operation.writes is not None:
                 call.operation.gives_inputs = call.keeps_inputs
 
+    def forget(self) -> None:
+        """Gradients have flowed. Calls hold tensors, whose graph holds the calls: a circle that Python can't see through."""
+        for call in self.calls:
+            call.rule = call.operation = None
+            call.inputs, call.reference, call.constants = [], [], []
+        self.calls = []
+
     def recording(self) -> list[Call]:
         """The reference's side of the calls, once its pass is over."""
         return [replace(call, rule=None, operation=None, inputs=call.reference, reference=[]) for call in self.calls]
@@ -284,10 +291,17 @@ _WAY_OUT = "the model's calls depend on the pixels, choose a method without a re
 
 @contextmanager
 def lent(rules: Rules, *, counts: bool = True) -> Iterator[Lending]:
-    """Lend `rules` to the passes of this block, in this thread; `counts` says whether what they absorb is added up."""
+    """Lend `rules` to the passes of this block, in this thread; `counts` says whether what they absorb is added up.
+
+    Whoever has taken the gradients says `forget()`, else the pass stays in memory for good.
+    """
     lending = Lending(rules, counts=counts)
-    with lending:
-        yield lending
+    try:
+        with lending:
+            yield lending
+    except BaseException:
+        lending.forget()
+        raise
     lending._kept.clear()  # noqa: SLF001  # what is written after the pass is no longer the pass's
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -55,8 +55,7 @@ def propagated(
     audit = _Audit(on_unruled, site.passes)
 
     def ask(site: Site, x: Features, rows: Rows) -> Told:
-        with torch.enable_grad():
-            ruled = _Ruled(site, x, rows, rules, counts=absorbed is not None)
+        with torch.enable_grad(), _Ruled(site, x, rows, rules, counts=absorbed is not None) as ruled:
             audit.of(ruled)
             ruled.lending.end()
             gradient = gradient_of(ruled.score, ruled.features)
@@ -91,6 +90,10 @@ def compared(
     def ask(site: Site, x: Features, rows: Rows, *references: Features) -> Told:
         with torch.enable_grad():
             ruled = _Ruled(site, x, rows, rules)
+        with ruled:
+            return answered(site, ruled, references)
+
+    def answered(site: Site, ruled: _Ruled, references: Sequence[Features]) -> Told:
         total, starts = torch.zeros(()), []
         # A recording of a pass must hold all that is its own.
         known = recordings if site.passes.graphs is None else {}
@@ -121,7 +124,7 @@ def compared(
 
 
 class _Ruled:
-    """The pass over some rows, x being theirs, with rules lent to it."""
+    """The pass over some rows, x being theirs, with rules lent to it; in memory until it is left."""
 
     def __init__(self, site: Site, x: Features, rows: Rows, rules: Rules, *, counts: bool = False) -> None:
         self.site, self.x, self.rows, self.rules = site, x, rows, rules
@@ -132,6 +135,12 @@ class _Ruled:
                 self.explained = explained.settled(output)
             self.score = self.explained.of(output)
         self.told = (output.detach(),) if isinstance(explained, Aiming) else ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.lending.forget()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -223,7 +232,8 @@ class _Audit:
             # Only anomaly mode knows where a node was made; it is slow, so the pass runs again in it.
             with torch.autograd.set_detect_anomaly(True, check_nan=False), torch.enable_grad():
                 again = _Ruled(ruled.site, ruled.x, ruled.rows, rules)
-            found += uncovered(again.score, parts_of(again.features), rules.by_gradient)
+            with again:
+                found += uncovered(again.score, parts_of(again.features), rules.by_gradient)
         if not found:
             self._covered = lending.functions
             return

@@ -1,5 +1,6 @@
 """After success and after an error nothing of the caller's has changed, and two threads may share a model."""
 
+import gc
 import threading
 
 import pytest
@@ -70,6 +71,24 @@ def test_nothing_remains(model, x, expression, frozen):
     assert torch.equal(x, pixels) and not x.requires_grad
 
 
+def tensors():
+    gc.collect()
+    return sum(type(one) is torch.Tensor for one in gc.get_objects())
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_a_pass_is_freed_when_it_is_over(model, x, expression):
+    """A node of a graph is C++: a circle through it is one that no garbage collector sees."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.ReLU):
+            module.inplace = True
+    run(model, x, expression)  # what is set up on first use
+    before = tensors()
+    for _ in range(3):
+        run(model, x, expression)
+    assert tensors() == before
+
+
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_nothing_remains_after_an_error(model, x, expression, monkeypatch):
     before, calls = state(model), []
@@ -82,6 +101,8 @@ def test_nothing_remains_after_an_error(model, x, expression, monkeypatch):
             raise RuntimeError("in the middle")
         return head(self, x)
 
+    run(model, x, expression)  # what is set up on first use
+    already = tensors()
     monkeypatch.setattr(type(model.head), "forward", failing)
     if "of=" in expression:
         monkeypatch.setattr(
@@ -93,6 +114,7 @@ def test_nothing_remains_after_an_error(model, x, expression, monkeypatch):
         list(explain(model, images(x), [question]).answers)
     monkeypatch.undo()
     same(before, state(model))
+    assert tensors() == already
 
 
 def test_threads_share_a_model(model, x):
