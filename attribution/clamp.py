@@ -10,11 +10,16 @@ from torch.overrides import has_torch_function
 
 
 class InPlaceHardtanh(nn.Hardtanh):
-    """ReLU6 or hardtanh. Where a torch function mode looks on (rules, recordings), it is the call that these know."""
+    """ReLU6 or hardtanh whose input nobody else reads.
+
+    Where a torch function mode looks on (rules, recordings), it is the call that these know, and leaves the input to them.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """min(max(x, min_val), max_val), written over x."""
-        if x.requires_grad and torch.is_grad_enabled() and not has_torch_function((x,)):
+        if has_torch_function((x,)):
+            return functional.hardtanh(x, self.min_val, self.max_val)
+        if x.requires_grad and torch.is_grad_enabled():
             clamped: Tensor = _Clamp.apply(x, self.min_val, self.max_val)  # type: ignore[no-untyped-call]  # torch leaves it untyped
             return clamped
         return functional.hardtanh(x, self.min_val, self.max_val, inplace=True)

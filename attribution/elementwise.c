@@ -2,8 +2,8 @@
  * operations, which take the same steps one by one, are the law that they are held to, bit for bit: no contraction to
  * fused multiply-adds (-ffp-contract=off), no other order.
  *
- * Arrays have `rows` rows of `width` numbers; a call does columns begin <= i < end of every row, so that threads share a
- * call by columns. `out` may be one of the inputs.
+ * Arrays have `rows` rows of `width` numbers, which threads share by columns. `out` may be one of the inputs. The threads
+ * are OpenMP's as torch has loaded it: this library brings none of its own, which would fight with torch's for the cores.
  */
 #include <math.h>
 #include <stddef.h>
@@ -25,10 +25,19 @@ enum { BLOCK = 2048 };
 
 #define CLAMPED(a) ((a) < low ? low : (a) > high ? high : (a))
 
+/* Whole cache lines, so that no two threads write into one. */
+static size_t cut(size_t width, int thread, int threads) {
+    return thread == threads ? width : width * thread / threads / 16 * 16;
+}
+
+#define EACH_THREAD _Pragma("omp parallel for num_threads(threads) schedule(static, 1)") for (int t = 0; t < threads; t++)
+
+#define COLUMNS cut(width, t, threads), cut(width, t + 1, threads)
+
 #define ELEMENTWISE(REAL, ABS, SUFFIX)                                                                               \
-    FOR_EVERY_PROCESSOR void rescale_##SUFFIX(REAL *out, const REAL *x, const REAL *gradient, const REAL *reference, \
-                                              size_t rows, size_t width, size_t row_step, size_t column_step,        \
-                                              size_t begin, size_t end, REAL low, REAL high) {                       \
+    FOR_EVERY_PROCESSOR static void rescale_part_##SUFFIX(                                                           \
+        REAL *out, const REAL *x, const REAL *gradient, const REAL *reference, size_t rows, size_t width,            \
+        size_t row_step, size_t column_step, size_t begin, size_t end, REAL low, REAL high) {                        \
         for (size_t from = begin; from < end; from += BLOCK) {                                                       \
             size_t to = from + BLOCK < end ? from + BLOCK : end;                                                     \
             for (size_t row = 0; row < rows; row++) {                                                                \
@@ -43,8 +52,8 @@ enum { BLOCK = 2048 };
             }                                                                                                        \
         }                                                                                                            \
     }                                                                                                                \
-    FOR_EVERY_PROCESSOR void damp_##SUFFIX(REAL *out, const REAL *z, const REAL *gradient, size_t rows,              \
-                                           size_t width, size_t begin, size_t end, REAL eps) {                       \
+    FOR_EVERY_PROCESSOR static void damp_part_##SUFFIX(REAL *out, const REAL *z, const REAL *gradient, size_t rows,  \
+                                                       size_t width, size_t begin, size_t end, REAL eps) {           \
         for (size_t row = 0; row < rows; row++) {                                                                    \
             const REAL *z_ = z + row * width, *g = gradient + row * width;                                           \
             REAL *out_ = out + row * width;                                                                          \
@@ -54,14 +63,27 @@ enum { BLOCK = 2048 };
             }                                                                                                        \
         }                                                                                                            \
     }                                                                                                                \
-    FOR_EVERY_PROCESSOR void guide_##SUFFIX(REAL *out, const REAL *y, const REAL *gradient, size_t rows,             \
-                                            size_t width, size_t begin, size_t end, REAL high) {                     \
+    FOR_EVERY_PROCESSOR static void guide_part_##SUFFIX(REAL *out, const REAL *y, const REAL *gradient, size_t rows, \
+                                                        size_t width, size_t begin, size_t end, REAL high) {         \
         for (size_t row = 0; row < rows; row++) {                                                                    \
             const REAL *y_ = y + row * width, *g = gradient + row * width;                                           \
             REAL *out_ = out + row * width;                                                                          \
             INDEPENDENT for (size_t i = begin; i < end; i++)                                                         \
                 out_[i] = y_[i] <= 0 || y_[i] >= high || g[i] < 0 ? 0 : g[i];                                        \
         }                                                                                                            \
+    }                                                                                                                \
+    void rescale_##SUFFIX(int threads, REAL *out, const REAL *x, const REAL *gradient, const REAL *reference,        \
+                          size_t rows, size_t width, size_t row_step, size_t column_step, REAL low, REAL high) {     \
+        EACH_THREAD rescale_part_##SUFFIX(out, x, gradient, reference, rows, width, row_step, column_step, COLUMNS,  \
+                                          low, high);                                                                \
+    }                                                                                                                \
+    void damp_##SUFFIX(int threads, REAL *out, const REAL *z, const REAL *gradient, size_t rows, size_t width,       \
+                       REAL eps) {                                                                                   \
+        EACH_THREAD damp_part_##SUFFIX(out, z, gradient, rows, width, COLUMNS, eps);                                 \
+    }                                                                                                                \
+    void guide_##SUFFIX(int threads, REAL *out, const REAL *y, const REAL *gradient, size_t rows, size_t width,      \
+                        REAL high) {                                                                                 \
+        EACH_THREAD guide_part_##SUFFIX(out, y, gradient, rows, width, COLUMNS, high);                               \
     }
 
 /* (f(x) - f(r)) / (x - r) for f = clamp; at x = r its slope, 1 between the ends */

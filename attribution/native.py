@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import sysconfig
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
-from itertools import pairwise
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -20,7 +18,7 @@ from torch import Tensor
 from attribution.blocks import flat, layout_of
 
 PIECE = 1 << 15
-"""Numbers below which a thread more costs more than it does."""
+"""Numbers that a thread takes at least, as torch's own do."""
 
 REALS = {torch.float32: ("float32", ctypes.c_float), torch.float64: ("float64", ctypes.c_double)}
 
@@ -46,7 +44,7 @@ def library() -> ctypes.CDLL | None:
     path = Path(__file__).with_name(f"_elementwise{sysconfig.get_config_var('EXT_SUFFIX')}")
     try:
         return ctypes.CDLL(str(path))
-    except OSError:  # not there, or another machine's
+    except OSError:  # not there, another machine's, or a torch without OpenMP
         return None
 
 
@@ -69,26 +67,8 @@ def _ran(
     if reference is not None:
         arrays.append(reference.reshape(1, 1) if reference.numel() == 1 else flat(reference, output, layout))
         sizes += [width * (len(arrays[-1]) > 1), int(reference.numel() > 1)]
-    function: Callable[..., None] = getattr(compiled, f"{name}_{suffix}")
+    function = getattr(compiled, f"{name}_{suffix}")
+    threads = max(1, min(torch.get_num_threads(), rows * width // PIECE))
     pointers = [ctypes.c_void_p(array.data_ptr()) for array in arrays]
-    sizes_, numbers_ = map(ctypes.c_size_t, sizes), map(real, numbers)
-    before, after = (*pointers, *sizes_), tuple(numbers_)
-    _shared(rows * width, width, lambda begin, end: function(*before, begin, end, *after))
+    function(ctypes.c_int(threads), *pointers, *map(ctypes.c_size_t, sizes), *map(real, numbers))
     return True
-
-
-def _shared(count: int, width: int, work: Callable[[ctypes.c_size_t, ctypes.c_size_t], None]) -> None:
-    """Columns 0 <= i < width done by as many threads as torch uses, where there is enough for them."""
-    threads = max(1, min(torch.get_num_threads(), count // PIECE))
-    # Whole cache lines, so that no two threads write into one.
-    cuts = [width * number // threads // 16 * 16 for number in range(threads)] + [width]
-    parts = [(ctypes.c_size_t(begin), ctypes.c_size_t(end)) for begin, end in pairwise(cuts)]
-    others = [_pool(threads - 1).submit(work, *part) for part in parts[1:]]
-    work(*parts[0])
-    for other in others:
-        other.result()
-
-
-@lru_cache(1)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "elementwise")
