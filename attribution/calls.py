@@ -29,6 +29,8 @@ _ALIASES = {
 }
 _TORCH, _OURS = str(Path(torch.__file__).parent), str(Path(__file__).parent)
 _SCORE = str(Path(__file__).with_name("score.py"))
+_NO_TENSORS = frozenset({int, float, bool, str, type(None)})
+_PLAIN = _NO_TENSORS | {Tensor}
 _NO_WRITES = frozenset({"requires_grad_", "detach_", "retain_grad_"})
 _OPENED_MODULES = ("torch.nn.functional", "torch.functional", "torch._tensor")
 
@@ -93,7 +95,7 @@ class Bound:
 
     def __init__(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.name, self.function, self.args, self.kwargs = name, function, args, kwargs
-        self.tensors = list(tensors_in((args, kwargs)))
+        self.tensors = tensors_in((args, kwargs))
         self.is_credited = tuple(carries_credit(tensor) for tensor in self.tensors)
         self.writes: Callable[..., Any] | None = None
         """The spelling that writes its result into its first argument, where the call had that form."""
@@ -136,7 +138,9 @@ class Bound:
             if self.writes is not None and not credited:
                 return self.written(self.args[0])
             return self.function(*(credited or self.args[:1]), *self.args[1:], **self.kwargs)
-        new = iter(credited or self.credited)
+        if not credited:
+            return self.function(*constant(self.args), **constant(self.kwargs))
+        new = iter(credited)
         tensors = iter(
             [
                 next(new) if is_credited else tensor
@@ -164,24 +168,32 @@ def model_line(stack: Sequence[str]) -> str:
 
 def constant(value: Any) -> Any:
     """The same arguments with parameters cut off from the graph: they carry no credit."""
-    if isinstance(value, nn.Parameter):
-        return value.detach() if value.requires_grad else value
-    if type(value) in (tuple, list):
-        return type(value)(constant(item) for item in value)
-    if type(value) is dict:
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is tuple or kind is list:
+        return kind([constant(item) for item in value])
+    if kind is dict:
         return {key: constant(item) for key, item in value.items()}
-    return value
+    return value.detach() if isinstance(value, nn.Parameter) and value.requires_grad else value
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> list[Tensor]:
     """Every tensor among a call's arguments or results, however they are nested."""
+    found: list[Tensor] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value: Any, found: list[Tensor]) -> None:
     if isinstance(value, Tensor):
-        yield value
+        found.append(value)
     elif isinstance(value, tuple | list):
         for item in value:
-            yield from tensors_in(item)
+            if type(item) not in _NO_TENSORS:
+                _collect(item, found)
     elif isinstance(value, dict):
-        yield from tensors_in(list(value.values()))
+        _collect(list(value.values()), found)
 
 
 def _rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:
