@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from attribution.baselines import Baselines, make_baselines, parse_baselines
 from attribution.bundle import Features, parts_of, row_sum
+from attribution.front import FrontDiffers
 from attribution.images import Images
 from attribution.known import Known
 from attribution.method import Attributed
@@ -24,6 +25,7 @@ from attribution.question import Question
 from attribution.resolve import feature_shape, output_shape, place_of, site_of, site_read
 from attribution.score import Aiming, Score
 from attribution.site import Layer, Point, Site
+from attribution.tail import Tail
 from attribution.target import Aim
 
 
@@ -63,6 +65,8 @@ class Asking:
     """Of the questions that this pass answers."""
     led: Mapping[Question, Attributed]
     """The answer to the question that made the first pass its own."""
+    tails: Mapping[str, Tail]
+    """By layer, the tail at the images whose recording was the first pass."""
     seconds: float
     """What this pass took for each of them."""
     metrics: Sequence[Metric]
@@ -151,7 +155,8 @@ class Asking:
         explained = self.explained.aimed(target)
         score = explained.of(logits).to(images.pixels.dtype)
         asked, read = (make(question, self.model, explained, self.passes) for make in (site_of, site_read))
-        known = Known(read, images.pixels, score, point)
+        tail = self.tails.get(str(question.at)) if rows is None and question.walks_from_layer else None
+        known = Known(read, images.pixels, score, point, tail and tail.explaining(explained))
         return Known(asked, images.pixels, score) if question.looks_at_layer else known, known
 
     def _attributed(
@@ -180,6 +185,17 @@ def leading(
     site = site_of(question, model, aiming, passes)
     needs = _needs(question, model, site, images, Draws(seed, images.keys))
     return question.method.attributed(site, images.pixels, **needs)
+
+
+def recorded(
+    question: Question, model: nn.Module, explained: Score, images: Images, passes: Passes
+) -> tuple[Tail, Tensor] | None:
+    """The tail that a question walks along, with what comes before it recorded, and the logits; None where that isn't safe."""
+    tail = Tail(Layer(explained, place_of(model, str(question.at)), passes), images.pixels)
+    try:
+        return tail, tail.logits()
+    except FrontDiffers:  # the question meets this too, and goes another way
+        return None
 
 
 def _needs(question: Question, model: nn.Module, site: Site, images: Images, draws: Draws) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attribution.answer import Answer, Asking, leading
+from attribution.answer import Answer, Asking, leading, recorded
 from attribution.evaluate import evaluate
 from attribution.images import Images, Normalisation
 from attribution.metrics import Metric
@@ -19,6 +19,7 @@ from attribution.passes import Passes
 from attribution.question import Question
 from attribution.resolve import dtype_to_cast, output_shape, resolve, site_read
 from attribution.score import Score, refuse_training
+from attribution.tail import Tail
 from attribution.target import Aim
 
 __all__ = ["Answer", "Explanation", "Images", "Normalisation", "explain", "output_shape", "resolve"]
@@ -55,12 +56,18 @@ def explain(
     prediction = torch.full((len(images),), -1, device=images.pixels.device)
     probability = torch.full((len(images),), torch.nan, device=images.pixels.device)
     logits, points, led, started = None, {}, {}, time.perf_counter()
+    tails: dict[str, Tail] = {}
     if score is None:
         shared = [q for q in dict.fromkeys(questions) if q.reads_pass or q.looks_at_layer]
         leader = None if shared else next((q for q in questions if q.predicts), None)
+        walker = None if shared or leader else next((q for q in questions if q.walks_from_layer), None)
+        record = None if walker is None else recorded(walker, model, explained, images, passes)
         if leader is not None:
             first = leading(leader, model, explained, images, passes, seed)
             logits, led = first.logits, {leader: first}
+        elif walker is not None and record is not None:
+            tail, logits = record
+            tails = {str(walker.at): tail}
         else:
             sites = [site_read(question, model, explained, passes) for question in shared]
             aims = [Aim(question.target) for question in shared]
@@ -76,6 +83,7 @@ def explain(
         logits=logits,
         points=points,
         led=led,
+        tails=tails,
         seconds=(time.perf_counter() - started) / max(1, len(points)),
         metrics=metrics,
         awaited=Counter(question.of_any_kind for question in questions if question.noise),

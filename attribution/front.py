@@ -40,23 +40,26 @@ class Front:
     place: Place
     activation: Parts
     """The tensors at the place in the recorded pass."""
+    output: Any
+    """What the recorded pass put out."""
     calls: tuple[Call, ...]
     kept: tuple[tuple[Tensor, int], ...]
     """The tensors used behind the layer, with their version counters: a moved counter means they were overwritten."""
 
     @classmethod
-    def record(cls, score: Callable[[], Tensor], place: Place, *, proven: bool) -> Front:
+    def record(cls, forward: Callable[[], Any], place: Place, *, proven: bool) -> Front:
         """Record one pass; unless `proven`, replay it at once and compare, which exposes calls that no mode sees."""
         recording = _Recording()
         with recording, Tap(place, on_reach=recording.end) as tap:
-            expected = score()
+            output = forward()
         calls = tuple(Call(call.function, _thinned(call.answer, recording.used)) for call in recording.calls)
-        front = cls(place, tap.parts, calls, tuple(recording.used.values()))
+        front = cls(place, tap.parts, output, calls, tuple(recording.used.values()))
         if not proven:
             with front.answering() as answers, Tap(place, replacement=tap.parts, on_reach=answers.end):
-                replayed = score()
-            # A call that escaped the mode has computed with placeholders, and its NaN has reached the score.
-            if not torch.allclose(expected, replayed, rtol=1e-4, atol=1e-6):
+                replayed = forward()
+            # A call that escaped the mode has computed with placeholders, and its NaN has reached the output.
+            pairs = zip(tensors_in(output), tensors_in(replayed), strict=True)
+            if not all(torch.allclose(one, other, rtol=1e-4, atol=1e-6) for one, other in pairs):
                 raise FrontDiffers("some of the model's calls before the layer are not seen by torch function modes")
         return front
 

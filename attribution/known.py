@@ -11,14 +11,17 @@ from attribution.bundle import Features
 from attribution.passes import Rows
 from attribution.score import Score
 from attribution.site import Point, Site
+from attribution.tail import Tail
 
 
 class Known(Site):
     """A site of which something is known at one x from a pass that was shared; everything else it asks the site itself."""
 
-    def __init__(self, site: Site, x: Features, score: Tensor, point: Point | None = None) -> None:
+    def __init__(
+        self, site: Site, x: Features, score: Tensor, point: Point | None = None, tail: Tail | None = None
+    ) -> None:
         super().__init__(site.explained, site.passes)
-        self.site, self.x, self.known_score, self.point = site, x, score, point
+        self.site, self.x, self.known_score, self.point, self.known_tail = site, x, score, point, tail
 
     def score(self, x: Features) -> Tensor:
         """The known score, or the site's."""
@@ -26,6 +29,8 @@ class Known(Site):
 
     def features(self, x: Features) -> Features:
         """The known features, or the site's."""
+        if self.known_tail is not None and x is self.x:
+            return self.known_tail.activation()
         return self.point.features if self.point is not None and x is self.x else self.site.features(x)
 
     def at(self, x: Features) -> Point:
@@ -33,8 +38,8 @@ class Known(Site):
         return self.point if self.point is not None and x is self.x else self.site.at(x)
 
     def tail(self, x: Features) -> Site:
-        """The site's."""
-        return self.site.tail(x)
+        """The known tail, or the site's."""
+        return self.known_tail if self.known_tail is not None and x is self.x else self.site.tail(x)
 
     def rows(self, index: Tensor) -> Site:
         """The site's."""

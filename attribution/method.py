@@ -72,6 +72,8 @@ class Method(ABC):
     """Only features and gradient at x itself are needed, so that several methods share one pass."""
     predicts: ClassVar[bool] = False
     """Its one forward pass over the images tells the logits that a target is chosen from, so that none is needed before."""
+    walks: ClassVar[bool] = False
+    """It asks `site.tail(x)`: at a layer, the pass that records what comes before it tells the logits too."""
     folds: ClassVar[bool] = True
     """Whether a convolution and the BatchNorm behind it may be written as one: not where linear operations have rules."""
     default_baseline: ClassVar[str | None] = None

@@ -99,6 +99,11 @@ class Question:
         return self.method.predicts and self.is_aimed and self.noise is None
 
     @property
+    def walks_from_layer(self) -> bool:
+        """Whether what comes before a layer is recorded at the images themselves, by a pass that tells the logits too."""
+        return self.method.walks and self.at is not None and self.of is None and self.noise is None
+
+    @property
     def name(self) -> str:
         """The method's name, the stem of its Zarr group."""
         return self.method.method_name()

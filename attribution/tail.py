@@ -15,7 +15,7 @@ from attribution.front import Front, FrontDiffers
 from attribution.gradients import as_leaf
 from attribution.graphs import Told
 from attribution.passes import Rows
-from attribution.score import Score
+from attribution.score import Score, logits_of
 from attribution.site import Ask, Site
 from attribution.tap import Tap, accumulated
 
@@ -57,6 +57,10 @@ class Tail(Site):
             self._give_up_replaying(reason)
             return self.layer.activation(self.x)
 
+    def logits(self) -> Tensor:
+        """The model's at the images, from the pass that recorded what comes before the layer.  -> (N, classes)"""
+        return parts_of(self.passes.over(len(self.x), lambda rows: (logits_of(self._front(rows).output),))[0])[0]
+
     def tail(self, x: Features) -> Tail:  # noqa: ARG002  # this is the function already
         """This site."""
         return self
@@ -65,9 +69,11 @@ class Tail(Site):
         """The same site for those images only."""
         return self.layer.rows(index).tail(self.x[index])
 
-    def explaining(self, explained: Score) -> Site:
-        """The same function, ending in another score."""
-        return self.layer.explaining(explained).tail(self.x)
+    def explaining(self, explained: Score) -> Tail:
+        """The same function, ending in another score: what comes before the layer stays recorded."""
+        tail = Tail(self.layer.explaining(explained), self.x)
+        tail.place, tail.path, tail._fronts = self.place, self.path, self._fronts
+        return tail
 
     def replayed(self, name: Hashable, ask: Ask, x: Features, rows: Rows, *others: Features) -> Told:
         """As any site's, with the images and what their front left among the inputs: one recording serves all images."""
@@ -138,7 +144,7 @@ class Tail(Site):
             self._settle_call(rows)
             explained, image = self.explained.rows(rows), self.x[rows]
             with torch.no_grad():
-                self._fronts[key] = Front.record(lambda: explained(image), self.place, proven=bool(self._fronts))
+                self._fronts[key] = Front.record(lambda: explained.output(image), self.place, proven=bool(self._fronts))
         return self._fronts[key]
 
     def _give_up_replaying(self, reason: FrontDiffers) -> None:

@@ -25,6 +25,7 @@ class IntegratedGradients(Method):
         {"completeness", "sensitivity_a", "sensitivity_b", "linearity", "implementation_invariance", "symmetry"}
     )
     short: ClassVar[tuple[str, ...]] = ("ig",)
+    walks = True
     default_baseline = "zero"
     captum: ClassVar[tuple[str, ...]] = ("IntegratedGradients", "LayerIntegratedGradients", "NeuronIntegratedGradients")
     n_steps: int = 50

@@ -17,6 +17,7 @@ from attribution.regions import Regions, parse_regions
 class Regional(Method, listed=False):
     """A method that credits regions; every feature of a region gets the region's credit."""
 
+    walks = True
     default_baseline = "zero"
     most_regions: ClassVar[int | None] = None
     """More are refused."""

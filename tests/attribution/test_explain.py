@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from attribution.errors import LayerError, TargetError
 from attribution.explain import Images, explain, output_shape, resolve
@@ -54,6 +55,58 @@ def test_one_forward_serves_all_that_read_a_pass(model, x, counted):
     answers = list(explain(model, images(x), [parse(text) for text in expressions]).answers)
     assert len(answers) == 5
     assert counted == [4]
+
+
+class Stems(TorchDispatchMode):
+    """The rows of each pass through the first convolution, as far as one is computed and not answered from a recording."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution.default and args[1].shape[1] == 3:
+            self.rows.append(len(args[0]))
+        return func(*args, **(kwargs or {}))
+
+
+WALKERS = ["ig(n_steps=3, at='block')", "feature_ablation(at='block', regions='grid(2)', target='label')"]
+
+
+@pytest.mark.parametrize("text", WALKERS)
+def test_what_comes_before_a_layer_is_passed_once_and_predicts(model, x, text):
+    with Stems() as stems:
+        told = explain(model, images(x), [parse(text)])
+        list(told.answers)
+    first, *others = stems.rows
+    assert first == 4
+    assert set(others) == {1}  # the baseline that all images share
+    assert torch.equal(told.prediction, model(x).argmax(1))
+
+
+@pytest.mark.parametrize("text", WALKERS)
+def test_a_recording_that_predicts_changes_no_map(model, x, text):
+    alone = next(iter(explain(model, images(x), [parse(text)], rows_per_pass=3).answers))
+    # beside a question that reads the first pass, the layer is recorded for its own question
+    *_, beside = explain(model, images(x), [parse("saliency"), parse(text)], rows_per_pass=3).answers
+    assert torch.equal(alone.target, beside.target)
+    torch.testing.assert_close(alone.attribution, beside.attribution, rtol=0, atol=1e-12)
+    unlabelled = Images(x, tuple("abcd"), torch.tensor([4, -1, 1, 2]))
+    (some,) = explain(model, unlabelled, [parse(text)], rows_per_pass=3).answers
+    torch.testing.assert_close(some.attribution[some.answered], alone.attribution[some.answered], rtol=0, atol=1e-12)
+
+
+def test_a_model_that_returns_no_logits_is_refused_at_a_layer_too(model, x):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = model
+
+        def forward(self, x):
+            return {"logits": self.block(x)}
+
+    with pytest.raises(TargetError, match=r"the model returns dict, not \(images, classes\)"):
+        explain(Named().eval(), images(x), [parse(WALKERS[0])])
 
 
 def test_conductance_through_a_neuron_has_the_score_s_target(model, x):
