@@ -204,6 +204,8 @@ def measured(bench: Bench, case: Case, arguments: argparse.Namespace) -> Measure
     precision = bench.settle(question)
     model, fast = bench.prepared(question)
     commands = {**bench.bare(model, fast, case.place), "method": bench.method(model, fast, [question], case.metrics)}
+    if case.front:
+        commands["F whole"] = bench.bare(model, fast, "input")["F"]
     if case.at_layer:
         commands["FB layer"] = bench.bare(model, fast, "layer")["FB"]
     commands["method"]()  # met; captured in the round that warms up
@@ -218,7 +220,8 @@ def measured(bench: Bench, case: Case, arguments: argparse.Namespace) -> Measure
         except Exception as error:  # noqa: BLE001  # whatever Captum makes of this model
             failure = f"  Captum: {type(error).__name__}"
     timed = in_turn(commands, arguments.rounds, bench.clock)
-    needed = (case.forward + case.once / len(bench.x)) * timed["F"].median
+    whole = timed["F whole" if case.front else "F"].median
+    needed = case.forward * timed["F"].median + (case.front + case.once / len(bench.x)) * whole
     needed += case.forward_backward * timed["FB"].median + (case.at_layer and case.at_layer * timed["FB layer"].median)
     efficiencies = sorted(needed / seconds for seconds in timed["method"].rounds)
     theirs = [timing for name, timing in timed.items() if name.startswith("Captum")]

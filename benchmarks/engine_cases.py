@@ -30,6 +30,8 @@ class Case:
     """Forwards of one row for all images: references that are the same for all."""
     at_layer: float = 0
     """Forwards with a backward that ends at the layer, besides."""
+    front: float = 0
+    """Forwards through the whole model, besides, where `place` is a tail: they find the layer's activation, and predict."""
     metrics: tuple[str, ...] = ()
     captum_images: int | None = None
     """Captum takes these images one after the other, whatever it is given: timing a few of them tells the time of one."""
@@ -156,6 +158,8 @@ CASES = [
         0,
         20,
         "tail",
+        once=1,
+        front=1,
         captum=captum("LayerIntegratedGradients", AT, **STEPS),
     ),
     Case('conductance(n_steps=20, at="@")', 0, 21, "layer", captum=captum("LayerConductance", AT, **STEPS)),

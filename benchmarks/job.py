@@ -97,9 +97,10 @@ def throughput(arguments: argparse.Namespace, place: Path) -> None:
     from stages import index_dataset, repeated
 
     from jobs.cluster import room
+    from jobs.joining import local_ray
     from jobs.planning import plan
     from jobs.runs import create
-    from jobs.submit import device_kind, local_ray
+    from jobs.working import device_kind
 
     print(machine(), f"{os.cpu_count()} cores", flush=True)
     for method in arguments.method:
@@ -180,7 +181,7 @@ def explain_bare(uri: str, barrier: Any, answers: Any) -> None:
 def job(run: Any, spec: Any) -> Rate:
     """A run as submit does it, from its first commit to its last, with the processor time of every process of Ray's."""
     from jobs.driver import Driver, Watch
-    from jobs.submit import local_ray
+    from jobs.joining import local_ray
 
     marks: list[tuple[int, float, float, float]] = []
 

@@ -91,7 +91,7 @@ def drive(folder, _):
 
 def ray(folder, asked):
     from jobs.driver import Driver
-    from jobs.submit import local_ray
+    from jobs.joining import local_ray
     from tests.jobs import tiny
 
     photographs = tiny.photographs(folder / "photographs", asked.shards)

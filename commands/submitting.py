@@ -92,7 +92,7 @@ def extend(
     from jobs.locating import locate
     from jobs.planning import canonical_methods
     from jobs.spec import RunSpec
-    from jobs.submit import device_kind
+    from jobs.working import device_kind
     from storage.run import Run
 
     source = Run.open(locate(run))
@@ -120,7 +120,7 @@ def _dry_run(spec: Any, *, as_json: bool) -> int:
     from jobs import tables
     from jobs.estimate import estimate
     from jobs.planning import plan
-    from jobs.submit import device_kind
+    from jobs.working import device_kind
 
     device = device_kind(spec, inside=False)
     told = estimate(plan(spec, device), device, spec.workers or os.cpu_count() or 1)

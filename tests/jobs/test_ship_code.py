@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 # On the head: how the unpacked code looks before and after the other node of this host got the same code.
 PROBE = """
 import importlib, json, os, pkgutil, ray
-from jobs.submit import ray_of_job
+from jobs.joining import ray_of_job
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
 def imported():

@@ -149,7 +149,7 @@ def test_without_its_token_a_cluster_answers_nobody(cluster, photos):
 EVERY_NUMBER = """
 import pathlib, sys, time
 from jobs.metrics import METRICS, recorder
-from jobs.submit import ray_of_job
+from jobs.joining import ray_of_job
 
 with ray_of_job():
     record = recorder("run-of-all-numbers", "a-model")

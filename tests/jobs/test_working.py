@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs import submit
+from jobs import working
 from jobs.spec import RunSpec, SpecError
 
 SPEC = RunSpec(dataset="imagenet-val", methods=("saliency",), model="resnet50")
@@ -19,11 +19,11 @@ SPEC = RunSpec(dataset="imagenet-val", methods=("saliency",), model="resnet50")
     ],
 )
 def test_device_of_a_cluster(there, asked, device, monkeypatch):
-    monkeypatch.setattr(submit.ray, "cluster_resources", lambda: there)
-    assert submit.device_kind(SPEC.assigned({"gpus_per_worker": asked}), inside=True) == device
+    monkeypatch.setattr(working.ray, "cluster_resources", lambda: there)
+    assert working.device_kind(SPEC.assigned({"gpus_per_worker": asked}), inside=True) == device
 
 
 def test_a_cluster_that_grows_from_nothing_is_not_taken_for_one_without_gpus(monkeypatch):
-    monkeypatch.setattr(submit.ray, "cluster_resources", lambda: {"memory": 1e9, "node:__internal_head__": 1.0})
+    monkeypatch.setattr(working.ray, "cluster_resources", lambda: {"memory": 1e9, "node:__internal_head__": 1.0})
     with pytest.raises(SpecError, match="--workers 8 --set gpus_per_worker=1"):
-        submit.device_kind(SPEC, inside=True)
+        working.device_kind(SPEC, inside=True)
