@@ -52,14 +52,27 @@ static size_t cut(size_t width, int thread, int threads) {
             }                                                                                                        \
         }                                                                                                            \
     }                                                                                                                \
-    FOR_EVERY_PROCESSOR static void damp_part_##SUFFIX(REAL *out, const REAL *z, const REAL *gradient, size_t rows,  \
-                                                       size_t width, size_t begin, size_t end, REAL eps) {           \
+    /* scale: of each channel, which is `inner` numbers long and comes again after all others; or none */            \
+    FOR_EVERY_PROCESSOR static void damp_part_##SUFFIX(                                                              \
+        REAL *out, const REAL *z, const REAL *gradient, const REAL *scale, size_t channels, size_t inner,            \
+        size_t rows, size_t width, size_t begin, size_t end, REAL eps) {                                             \
         for (size_t row = 0; row < rows; row++) {                                                                    \
             const REAL *z_ = z + row * width, *g = gradient + row * width;                                           \
             REAL *out_ = out + row * width;                                                                          \
-            INDEPENDENT for (size_t i = begin; i < end; i++) {                                                       \
-                REAL kept = ABS(z_[i]) / (ABS(z_[i]) + eps);                                                         \
-                out_[i] = (kept != kept ? 1 : kept) * g[i];                                                          \
+            if (!scale) {                                                                                            \
+                INDEPENDENT for (size_t i = begin; i < end; i++) out_[i] = KEPT(z_[i], ABS) * g[i];                  \
+                continue;                                                                                            \
+            }                                                                                                        \
+            for (size_t from = begin, to; from < end; from = to) {                                                   \
+                size_t period = inner == 1 ? channels : inner, into = from % period;                                 \
+                to = from + period - into < end ? from + period - into : end;                                        \
+                if (inner == 1) {                                                                                    \
+                    const REAL *s = scale + into - from;                                                             \
+                    INDEPENDENT for (size_t i = from; i < to; i++) out_[i] = KEPT(z_[i], ABS) * g[i] * s[i];         \
+                } else {                                                                                             \
+                    const REAL s = scale[from / inner % channels];                                                   \
+                    INDEPENDENT for (size_t i = from; i < to; i++) out_[i] = KEPT(z_[i], ABS) * g[i] * s;            \
+                }                                                                                                    \
             }                                                                                                        \
         }                                                                                                            \
     }                                                                                                                \
@@ -77,14 +90,17 @@ static size_t cut(size_t width, int thread, int threads) {
         EACH_THREAD rescale_part_##SUFFIX(out, x, gradient, reference, rows, width, row_step, column_step, COLUMNS,  \
                                           low, high);                                                                \
     }                                                                                                                \
-    void damp_##SUFFIX(int threads, REAL *out, const REAL *z, const REAL *gradient, size_t rows, size_t width,       \
-                       REAL eps) {                                                                                   \
-        EACH_THREAD damp_part_##SUFFIX(out, z, gradient, rows, width, COLUMNS, eps);                                 \
+    void damp_##SUFFIX(int threads, REAL *out, const REAL *z, const REAL *gradient, const REAL *scale,               \
+                       size_t channels, size_t inner, size_t rows, size_t width, REAL eps) {                         \
+        EACH_THREAD damp_part_##SUFFIX(out, z, gradient, scale, channels, inner, rows, width, COLUMNS, eps);         \
     }                                                                                                                \
     void guide_##SUFFIX(int threads, REAL *out, const REAL *y, const REAL *gradient, size_t rows, size_t width,      \
                         REAL high) {                                                                                 \
         EACH_THREAD guide_part_##SUFFIX(out, y, gradient, rows, width, COLUMNS, high);                               \
     }
+
+/* |z| / (|z| + eps), and 1 where z is infinite or no number */
+#define KEPT(z, ABS) (ABS(z) / (ABS(z) + eps) != ABS(z) / (ABS(z) + eps) ? 1 : ABS(z) / (ABS(z) + eps))
 
 /* (f(x) - f(r)) / (x - r) for f = clamp; at x = r its slope, 1 between the ends */
 #define RESCALED(a, b) ((a) == (b) ? ((b) > low && (b) < high ? 1 : 0) : (CLAMPED(a) - CLAMPED(b)) / ((a) - (b)))

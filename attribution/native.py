@@ -28,9 +28,15 @@ def rescale(output: Tensor, x: Tensor, gradient: Tensor, reference: Tensor, ends
     return _ran("rescale", output, (x, gradient), ends, reference)
 
 
-def damp(output: Tensor, z: Tensor, gradient: Tensor, eps: float) -> bool:
-    """Gradient times |z| / (|z| + eps), which is 1 where z is infinite."""
-    return _ran("damp", output, (z, gradient), (eps,))
+def damp(output: Tensor, z: Tensor, gradient: Tensor, eps: float, scale: Tensor | None = None) -> bool:
+    """Gradient times |z| / (|z| + eps), which is 1 where z is infinite; times a scale for each channel (C,) if there is one."""
+    if scale is None:
+        return _ran("damp", output, (z, gradient), (eps,), of_channels=(None, 1, 1))
+    layout = layout_of(output)
+    if layout is None or scale.dtype != output.dtype or not scale.is_contiguous():
+        return False
+    inner = 1 if layout is torch.channels_last else output[0, 0].numel()
+    return _ran("damp", output, (z, gradient), (eps,), of_channels=(scale, len(scale), inner))
 
 
 def guide(output: Tensor, y: Tensor, gradient: Tensor, high: float) -> bool:
@@ -49,7 +55,12 @@ def library() -> ctypes.CDLL | None:
 
 
 def _ran(
-    name: str, output: Tensor, inputs: Sequence[Tensor], numbers: Sequence[float], reference: Tensor | None = None
+    name: str,
+    output: Tensor,
+    inputs: Sequence[Tensor],
+    numbers: Sequence[float],
+    reference: Tensor | None = None,
+    of_channels: tuple[Tensor | None, int, int] | None = None,
 ) -> bool:
     compiled, layout = library(), layout_of(output)
     read = inputs if reference is None else (*inputs, reference)
@@ -70,5 +81,9 @@ def _ran(
     function = getattr(compiled, f"{name}_{suffix}")
     threads = max(1, min(torch.get_num_threads(), rows * width // PIECE))
     pointers = [ctypes.c_void_p(array.data_ptr()) for array in arrays]
+    if of_channels is not None:
+        scale, *lengths = of_channels
+        pointers.append(ctypes.c_void_p(None if scale is None else scale.data_ptr()))
+        sizes = [*lengths, *sizes]
     function(ctypes.c_int(threads), *pointers, *map(ctypes.c_size_t, sizes), *map(real, numbers))
     return True

@@ -30,7 +30,7 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from attribution.blocks import moved
-from attribution.calls import Bound, canonical, constant, model_line, opened, out_of_place
+from attribution.calls import Bound, canonical, constant, model_line, opened, out_of_place, tensors_in
 from attribution.errors import ModelError
 from attribution.rules.operations import ELEMENTWISE
 
@@ -114,11 +114,14 @@ class Lending(TorchFunctionMode):
         self._current = Call("", ())
         self._open: list[Callable[..., Any]] = []
         self._is_aside = False
+        self._before = self._ahead = 0
+        """Calls before anything carries credit: of the image pass, and those that the reference pass has still to make."""
+        self._has_credit = False
 
     @contextmanager
     def reference(self) -> Iterator[None]:
         """The pass at the baseline: without gradients, call by call with the image pass."""
-        self._paired = iter(self.calls)
+        self._paired, self._ahead = iter(self.calls), self._before
         try:
             with torch.no_grad(), self:
                 yield
@@ -230,7 +233,7 @@ class Lending(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self._is_aside:
+        if self._is_aside or self._is_before_credit(args, kwargs):
             return func(*args, **kwargs)
         inside = opened(func)
         if inside is not None and func not in self._open:
@@ -256,6 +259,16 @@ class Lending(TorchFunctionMode):
         # The model may go on with either the result or the tensor that was written to.
         bound.become(out_of_place(name), args[0].clone())
         return args[0].copy_(treatment(self, bound))
+
+    def _is_before_credit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether this is one of the calls on the way to a layer, which no rule concerns."""
+        if self._paired is not None:
+            self._ahead -= 1
+            return self._ahead >= 0
+        if not self._has_credit:
+            self._has_credit = any(tensor.requires_grad for tensor in tensors_in((args, kwargs)))
+            self._before += not self._has_credit
+        return not self._has_credit
 
     @contextmanager
     def _opening(self, function: Callable[..., Any]) -> Iterator[None]:

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from attribution import native
-from attribution.blocks import write_into
+from attribution.blocks import Write, write_into
 from attribution.calls import Bound
-from attribution.propagation import Lending, Operation
+from attribution.propagation import Lending, Operation, Rule
 from attribution.rules import difference
 
 Weighted = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
@@ -135,22 +135,40 @@ def damped(lending: Lending, z: Tensor, eps: float, constant: Tensor | None = No
     """Epsilon's stabiliser on the output z of a linear operation, which added `constant` of its own."""
 
     def rule(z: Tensor, gradient: Tensor) -> Tensor:
-        def write(signal: Tensor, z: Tensor, gradient: Tensor) -> None:
-            size = z.abs()
-            kept = size / (size + eps)  # z / stabilised(z)
-            if not z.is_cpu or isnan(float(kept.sum())):  # looking would hold up another device
-                kept = kept.nan_to_num(1)  # masked logits are infinite
-            torch.mul(kept, gradient, out=signal)
-
         signal = torch.empty_like(z)
         if not native.damp(signal, z, gradient, eps):
-            write_into(signal, write, z, gradient)
+            write_into(signal, _damping(eps), z, gradient)
         lending.absorb("stabiliser", lambda: (gradient - signal) * z)
         if constant is not None:
             lending.absorb("bias", lambda: signal * constant)
         return signal
 
     return lending.after(z, rule)
+
+
+def damped_scale(eps: float, scale: Tensor) -> Rule:
+    """The same on a scale of each channel (C,), in one step with the scale's own, for a call whose result the rule is given."""
+
+    def rule(_f: Operation, gradient: Tensor, results: Sequence[Tensor], _reference: Sequence[Tensor]) -> tuple[Tensor]:
+        (z,) = results
+        signal = torch.empty_like(z)
+        if not native.damp(signal, z, gradient, eps, scale):
+            write_into(signal, _damping(eps), z, gradient)
+            signal *= scale.reshape(-1, *([1] * (z.dim() - 2)))
+        return (signal,)
+
+    return rule
+
+
+def _damping(eps: float) -> Write:
+    def write(signal: Tensor, z: Tensor, gradient: Tensor) -> None:
+        size = z.abs()
+        kept = size / (size + eps)  # z / stabilised(z)
+        if not z.is_cpu or isnan(float(kept.sum())):  # looking would hold up another device
+            kept = kept.nan_to_num(1)  # masked logits are infinite
+        torch.mul(kept, gradient, out=signal)
+
+    return write
 
 
 def shared_by(

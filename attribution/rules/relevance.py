@@ -21,7 +21,7 @@ from torch import Tensor
 from attribution.calls import Bound
 from attribution.propagation import Lending, Operation, Rules, Treatment
 from attribution.rules import difference, rewrites
-from attribution.rules.linear import EPSILON, Epsilon, LinearLayer, LinearRule, damped
+from attribution.rules.linear import EPSILON, Epsilon, LinearLayer, LinearRule, damped, damped_scale
 from attribution.rules.operations import CONVOLUTIONS, ELEMENTWISE, MEANS, PRODUCTS, SOFTMAXES, SUMS
 from attribution.rules.rescale import (
     Normalisation,
@@ -197,7 +197,10 @@ def batch_norms(eps: float, by_weight: Mapping[int, LinearRule]) -> Treatment:
             shift,
             shape,
         )
-        return by_weight.get(id(weight), Epsilon(eps)).treat(lending, bound, layer)
+        rule = by_weight.get(id(weight), Epsilon(eps))
+        if isinstance(rule, Epsilon) and not lending.counts:
+            return lending.apply_to_result(bound, damped_scale(rule.eps, scale))
+        return rule.treat(lending, bound, layer)
 
     return treatment
 

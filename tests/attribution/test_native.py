@@ -98,6 +98,22 @@ def test_damped_and_guided_signals(dtype, shape, layout):
         assert same(output, torch.ops.aten.hardtanh_backward(gradient, y, 0, high).clamp(min=0))
 
 
+@pytest.mark.parametrize("is_compiled", [pytest.param(True, marks=needs_library), False])
+@pytest.mark.parametrize("dtype", native.REALS)
+@pytest.mark.parametrize("shape", [*SHAPES, (3, 7)])
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+def test_a_damped_scale_of_channels(monkeypatch, is_compiled, dtype, shape, layout):
+    if not is_compiled:
+        without(monkeypatch)
+    lay = LAYOUTS[layout] if len(shape) == 4 else LAYOUTS["contiguous"]
+    z, gradient = lay(numbers(dtype, *shape)), numbers(dtype, *shape, seed=1)
+    scale = numbers(dtype, shape[1], seed=2).nan_to_num(0, 1, -1)
+    (signal,) = linear.damped_scale(1e-3, scale)(None, gradient, [z], [])
+    expected = (z.abs() / (z.abs() + 1e-3)).nan_to_num(1) * gradient * scale.reshape(-1, *[1] * (len(shape) - 2))
+    assert same(signal, expected)
+    assert native.damp(torch.empty_like(z), z, gradient, 1e-3, scale) == is_compiled
+
+
 @needs_library
 def test_what_lies_in_no_order_or_is_no_real_of_the_processor_is_left_to_torch():
     x = numbers(torch.float32, 4, 5, 6, 7)
