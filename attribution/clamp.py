@@ -6,23 +6,26 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.overrides import has_torch_function
+from torch.overrides import handle_torch_function, has_torch_function
 
 
 class InPlaceHardtanh(nn.Hardtanh):
-    """ReLU6 or hardtanh whose input nobody else reads.
-
-    Where a torch function mode looks on (rules, recordings), it is the call that these know, and leaves the input to them.
-    """
+    """ReLU6 or hardtanh whose input nobody else reads."""
 
     def forward(self, x: Tensor) -> Tensor:
         """min(max(x, min_val), max_val), written over x."""
-        if has_torch_function((x,)):
-            return functional.hardtanh(x, self.min_val, self.max_val)
-        if x.requires_grad and torch.is_grad_enabled():
-            clamped: Tensor = _Clamp.apply(x, self.min_val, self.max_val)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            return clamped
-        return functional.hardtanh(x, self.min_val, self.max_val, inplace=True)
+        return hardtanh_(x, self.min_val, self.max_val)
+
+
+def hardtanh_(x: Tensor, min_val: float, max_val: float) -> Tensor:
+    """The same as a call that torch function modes see: rules may leave x as it is, since nobody but them reads it again."""
+    if has_torch_function((x,)):
+        seen: Tensor = handle_torch_function(hardtanh_, (x,), x, min_val, max_val)
+        return seen
+    if x.requires_grad and torch.is_grad_enabled():
+        clamped: Tensor = _Clamp.apply(x, min_val, max_val)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return clamped
+    return functional.hardtanh(x, min_val, max_val, inplace=True)
 
 
 class _Clamp(torch.autograd.Function):

@@ -31,6 +31,7 @@ from torch.overrides import TorchFunctionMode
 
 from attribution.blocks import moved
 from attribution.calls import Bound, canonical, constant, model_line, opened, out_of_place, tensors_in
+from attribution.clamp import hardtanh_
 from attribution.errors import ModelError
 from attribution.rules.operations import ELEMENTWISE
 
@@ -175,6 +176,8 @@ class Lending(TorchFunctionMode):
     def apply(self, bound: Bound, rule: Rule, *results: Tensor) -> Any:
         """Run the call as a node whose backward is `rule`; it gets these results of the call after the inputs."""
         call, inputs = self._current, bound.credited
+        if bound.writes is hardtanh_:  # nobody else reads the input: it is left to the rule
+            bound.writes = None
         if self._paired is None:
             call.rule, call.operation = rule, bound
             if bound.writes is None:
