@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from attribution.calls import model_line
-from attribution.propagation import Ruled, Uncovered
+from attribution.nodes import Ruled
+from attribution.propagation import Uncovered
 
 LINEAR = frozenset(
     [

@@ -21,25 +21,17 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-from attribution.blocks import moved
 from attribution.calls import Bound, canonical, constant, model_line, opened, out_of_place, tensors_in
 from attribution.clamp import hardtanh_
-from attribution.errors import ModelError
+from attribution.nodes import Call, Kept, PropagationError, RowsDiffer, Rule, Ruled, check_rows
 from attribution.rules.operations import ELEMENTWISE
-
-Operation = Callable[..., Any]
-"""An operation as a function of the tensors that carry credit alone."""
-
-Rule = Callable[[Operation, Tensor, Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
-"""(operation, gradient of its output, its inputs, the reference's inputs) -> gradient of each input."""
 
 Treatment = Callable[["Lending", Bound], Any]
 """How one call runs: `lending.apply(bound, rule)`, or other operations written in its place."""
@@ -57,14 +49,6 @@ class Rules:
     """Nonlinear nodes of the autograd graph whose plain gradient is the rule."""
 
 
-class PropagationError(ModelError):
-    """A pass to which the rules can't be lent as they are."""
-
-
-class RowsDiffer(PropagationError):  # noqa: N818  # a reason to repeat the row, an error only where there is none
-    """The reference has other shapes than the image pass: it needs as many rows."""
-
-
 @dataclass(frozen=True, slots=True)
 class Uncovered:
     """An operation that no rule covers, and where it was called."""
@@ -74,27 +58,6 @@ class Uncovered:
 
     def __str__(self) -> str:
         return f"{self.operation} (called at {self.place})"
-
-
-@dataclass(slots=True, eq=False)
-class Kept:
-    """A tensor that a rule will need, replaced by a copy before the model writes into it."""
-
-    tensor: Tensor
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """One treated call of the image pass: what it is paired by, and what its rule needs when gradients flow."""
-
-    name: str
-    is_credited: tuple[bool, ...]
-    rule: Rule | None = None
-    operation: Bound | None = None
-    keeps_inputs: bool = True
-    inputs: list[Kept] = field(default_factory=list)
-    reference: list[Kept] = field(default_factory=list)
-    constants: list[Tensor] = field(default_factory=list)
 
 
 class Lending(TorchFunctionMode):
@@ -186,7 +149,7 @@ class Lending(TorchFunctionMode):
         call.reference = [self.keep(tensor) for tensor in (*inputs, *results)]
         if bound.writes is not None:
             self._protect(inputs[0])
-        _check_rows(call)
+        check_rows(call)
         return bound()
 
     def apply_to_result(self, bound: Bound, rule: Rule) -> Any:
@@ -319,46 +282,6 @@ def lent(rules: Rules, *, counts: bool = True) -> Iterator[Lending]:
         lending.forget()
         raise
     lending._kept.clear()  # noqa: SLF001  # what is written after the pass is no longer the pass's
-
-
-class Ruled(torch.autograd.Function):
-    """One operation whose backward is a rule."""
-
-    @staticmethod
-    def forward(ctx: Any, call: Call, *inputs: Tensor) -> Tensor:
-        """Run the operation as it is; in its place if the model does so, on a copy's original where the rule reads it."""
-        ctx.call = call
-        assert call.operation is not None
-        if call.operation.writes is None:
-            result: Tensor = call.operation(*inputs)
-            return result
-        ctx.mark_dirty(inputs[0])
-        if call.keeps_inputs:
-            call.inputs = [Kept(moved(inputs[0], call.operation.written))]
-        else:
-            call.operation.written(inputs[0])
-        return inputs[0]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Ask the rule."""
-        call: Call = ctx.call
-        assert call.rule is not None
-        assert call.operation is not None
-        inputs, reference = ([kept.tensor for kept in several] for several in (call.inputs, call.reference))
-        gradients = call.rule(call.operation, gradient, inputs, reference)
-        pairs = zip(gradients, inputs, strict=False)  # results come after the inputs
-        return None, *(g.sum_to_size(x.shape).to(x.dtype) for g, x in pairs)
-
-
-def _check_rows(call: Call) -> None:
-    for of_image, of_reference in zip(call.inputs, call.reference, strict=True):
-        shape, reference = of_image.tensor.shape, of_reference.tensor.shape
-        if len(reference) != len(shape) or any(r not in (1, s) for r, s in zip(reference, shape, strict=True)):
-            raise RowsDiffer(
-                f"{call.name} has shape {tuple(shape)} in the image pass and {tuple(reference)} in the reference pass"
-            )
 
 
 def _equal(of_image: Tensor, of_reference: Tensor) -> bool:

@@ -15,8 +15,9 @@ from attribution.bundle import Features, expanded, parts_of
 from attribution.errors import AttributionError, ModelError
 from attribution.gradients import at_least_float32, gradient_of
 from attribution.graphs import Told
+from attribution.nodes import Call, RowsDiffer
 from attribution.passes import Passes, Rows
-from attribution.propagation import Call, RowsDiffer, Rules, lent
+from attribution.propagation import Rules, lent
 from attribution.score import Aiming
 from attribution.site import Point, Site
 from attribution.tap import accumulated

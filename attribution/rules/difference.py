@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attribution import native
 from attribution.blocks import Write, write_into
-from attribution.propagation import Operation, Rule
+from attribution.nodes import Operation, Rule
 
 TINY = 32
 """Distances below this many units in the last place are rounding: there the derivative stands for the quotient."""

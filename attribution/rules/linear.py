@@ -20,7 +20,8 @@ from torch import Tensor
 from attribution import native
 from attribution.blocks import Write, write_into
 from attribution.calls import Bound
-from attribution.propagation import Lending, Operation, Rule
+from attribution.nodes import Operation, Rule
+from attribution.propagation import Lending
 from attribution.rules import difference
 
 Weighted = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]

@@ -11,7 +11,8 @@ from torch import Tensor
 from attribution import native
 from attribution.blocks import write_into
 from attribution.calls import Bound
-from attribution.propagation import Lending, Operation, Rule, Rules
+from attribution.nodes import Operation, Rule
+from attribution.propagation import Lending, Rules
 from attribution.rules.difference import by_place, derivative
 from attribution.rules.operations import CLAMPS, CUTS, RECTIFIERS
 

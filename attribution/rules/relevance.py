@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from attribution.calls import Bound
-from attribution.propagation import Lending, Operation, Rules, Treatment
+from attribution.nodes import Operation
+from attribution.propagation import Lending, Rules, Treatment
 from attribution.rules import difference, rewrites
 from attribution.rules.linear import EPSILON, Epsilon, LinearLayer, LinearRule, damped, damped_scale
 from attribution.rules.operations import CONVOLUTIONS, ELEMENTWISE, MEANS, PRODUCTS, SOFTMAXES, SUMS

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from attribution.calls import Bound
-from attribution.propagation import Lending, Rule, Rules, Treatment
+from attribution.nodes import Rule
+from attribution.propagation import Lending, Rules, Treatment
 from attribution.rules import difference, rewrites
 from attribution.rules.operations import (
     CLAMPS,

@@ -16,8 +16,9 @@ from attribution.methods.deep_lift import DeepLift
 from attribution.methods.deep_lift_shap import DeepLiftShap
 from attribution.methods.guided_backprop import GuidedBackprop
 from attribution.methods.lrp import LRP
+from attribution.nodes import PropagationError, RowsDiffer
 from attribution.passes import Passes
-from attribution.propagation import PropagationError, RowsDiffer, lent
+from attribution.propagation import lent
 from attribution.ruled import UncoveredOperationError, compared
 from attribution.rules.rectified import DECONVOLVED, GUIDED
 from attribution.rules.rescale import RESCALE
