@@ -33,8 +33,11 @@ SHARD_ROWS: dict[Device, int] = {"cpu": 600, "cuda": 40_000}
 # Compiling takes a worker 10 to 25 s and saves an eighth to a quarter of the time (H200): some minutes' work of a few workers.
 COMPILE_ROWS = 2_000_000
 SHARDS_AT_LEAST = 16  # where there are images enough: small runs, too, are worth spreading and resuming
-# On an H200, passes of 64 rows take within 5 % of the time an image of passes of 256; those of 16 half as long again.
-ROWS_PER_PASS: dict[Device, int] = {"cpu": 8, "cuda": 64}
+# On an H200, passes of 64 rows take within 5 % of the time an image of passes of 256; those of 16 half as long again. On a core,
+# passes of 16 take a tenth less than those of 8, and passes of 32 as long; the fewer are for what would not fit beside the rest.
+ROWS_PER_PASS: dict[Device, int] = {"cpu": 16, "cuda": 64}
+FEWER_ROWS = 8
+PASS_BYTES = 3 * 2**29  # that a pass may keep for its gradients on a core: a worker there is reckoned with 2 GiB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,7 +83,7 @@ def plan(
         array_spec(group, question, output_shape(question, loaded.model, example))
         for group, question in zip(group_names(questions), questions, strict=True)
     )
-    rows_per_pass = spec.rows_per_pass or ROWS_PER_PASS[device]
+    rows_per_pass = spec.rows_per_pass or choose_rows(device, kept_bytes(loaded.model, example))
     shard_length = spec.shard_length or choose_shard_length(
         len(dataset.index), questions, arrays, spec.store, device, rows_per_pass
     )
@@ -166,6 +169,28 @@ def array_spec(group: str, question: Question, shape: tuple[int, ...]) -> ArrayS
         "target": question.target,
     }
     return ArraySpec(group=group, expression=str(question), dims=dims, shape=shape, attributes=attributes)
+
+
+def choose_rows(device: Device, image_bytes: int) -> int:
+    """How many rows go through the model at once, of which each keeps so much memory."""
+    rows = ROWS_PER_PASS[device]
+    return rows if device == "cuda" or rows * image_bytes <= PASS_BYTES else FEWER_ROWS
+
+
+def kept_bytes(model: nn.Module, example: Tensor) -> int:
+    """What a pass over the example keeps until gradients have flowed, beside the model's own parameters."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        _alive = model(example.clone().requires_grad_() * 1)  # a leaf could not be written into, as some models do
+    return sum(kept.values())
 
 
 def choose_shard_length(

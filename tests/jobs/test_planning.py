@@ -3,6 +3,8 @@
 import dataclasses
 
 import pytest
+import torch
+from torch import nn
 
 from attribution.question import parse
 from jobs import planning
@@ -132,6 +134,27 @@ def test_long_runs_on_gpus_compile_and_shorter_ones_say_so_in_no_identity(spec, 
     long = plan(dataclasses.replace(spec, precision="float32"), "cuda")
     assert long.spec.compile is long.record["identity"]["compile"] is True
     assert plan(dataclasses.replace(spec, precision="float32", compile=False), "cuda").run_id == short.run_id
+
+
+class Keeps(nn.Module):
+    """Of an image (3, 4, 5), tanh keeps its result and the square what came in, which is the same; relu in place keeps its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()), requires_grad=False)
+
+    def forward(self, x):
+        return (self.scale * x.tanh().square() + 1).relu_().sum((1, 2, 3))
+
+
+def test_what_a_pass_keeps_is_counted_once():
+    assert planning.kept_bytes(Keeps(), torch.zeros(1, 3, 4, 5)) == 2 * 4 * 60
+
+
+def test_a_core_s_pass_has_fewer_rows_where_it_would_keep_too_much():
+    much = planning.PASS_BYTES // 16
+    assert [planning.choose_rows("cpu", size) for size in (0, much, much + 1)] == [16, 16, 8]
+    assert planning.choose_rows("cuda", 10**12) == 64  # there, memory that runs out halves the pass
 
 
 @pytest.mark.parametrize("rows_per_pass", [8, 64])
