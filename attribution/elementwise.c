@@ -52,12 +52,13 @@ static size_t cut(size_t width, int thread, int threads) {
             }                                                                                                        \
         }                                                                                                            \
     }                                                                                                                \
-    /* scale: of each channel, which is `inner` numbers long and comes again after all others; or none */            \
+    /* scale: of each channel, which is `inner` numbers long and comes again after all others; or none.              \
+       before: another output to damp by, where there is a scale; or none */                                         \
     FOR_EVERY_PROCESSOR static void damp_part_##SUFFIX(                                                              \
-        REAL *out, const REAL *z, const REAL *gradient, const REAL *scale, size_t channels, size_t inner,            \
-        size_t rows, size_t width, size_t begin, size_t end, REAL eps) {                                             \
+        REAL *out, const REAL *z, const REAL *gradient, const REAL *before, const REAL *scale, size_t channels,      \
+        size_t inner, size_t rows, size_t width, size_t begin, size_t end, REAL eps) {                               \
         for (size_t row = 0; row < rows; row++) {                                                                    \
-            const REAL *z_ = z + row * width, *g = gradient + row * width;                                           \
+            const REAL *z_ = z + row * width, *g = gradient + row * width, *b = before ? before + row * width : z_;  \
             REAL *out_ = out + row * width;                                                                          \
             if (!scale) {                                                                                            \
                 INDEPENDENT for (size_t i = begin; i < end; i++) out_[i] = KEPT(z_[i], ABS) * g[i];                  \
@@ -66,12 +67,20 @@ static size_t cut(size_t width, int thread, int threads) {
             for (size_t from = begin, to; from < end; from = to) {                                                   \
                 size_t period = inner == 1 ? channels : inner, into = from % period;                                 \
                 to = from + period - into < end ? from + period - into : end;                                        \
-                if (inner == 1) {                                                                                    \
-                    const REAL *s = scale + into - from;                                                             \
-                    INDEPENDENT for (size_t i = from; i < to; i++) out_[i] = KEPT(z_[i], ABS) * g[i] * s[i];         \
+                const REAL *s = inner == 1 ? scale + into : scale + from / inner % channels;                         \
+                REAL *o = out_ + from;                                                                               \
+                const REAL *zs = z_ + from, *gs = g + from, *bs = b + from;                                          \
+                const size_t n = to - from;                                                                          \
+                if (inner == 1 && before) {                                                                          \
+                    INDEPENDENT for (size_t i = 0; i < n; i++)                                                       \
+                        o[i] = KEPT(zs[i], ABS) * gs[i] * s[i] * KEPT(bs[i], ABS);                                   \
+                } else if (inner == 1) {                                                                             \
+                    INDEPENDENT for (size_t i = 0; i < n; i++) o[i] = KEPT(zs[i], ABS) * gs[i] * s[i];               \
+                } else if (before) {                                                                                 \
+                    INDEPENDENT for (size_t i = 0; i < n; i++)                                                       \
+                        o[i] = KEPT(zs[i], ABS) * gs[i] * *s * KEPT(bs[i], ABS);                                     \
                 } else {                                                                                             \
-                    const REAL s = scale[from / inner % channels];                                                   \
-                    INDEPENDENT for (size_t i = from; i < to; i++) out_[i] = KEPT(z_[i], ABS) * g[i] * s;            \
+                    INDEPENDENT for (size_t i = 0; i < n; i++) o[i] = KEPT(zs[i], ABS) * gs[i] * *s;                 \
                 }                                                                                                    \
             }                                                                                                        \
         }                                                                                                            \
@@ -90,9 +99,9 @@ static size_t cut(size_t width, int thread, int threads) {
         EACH_THREAD rescale_part_##SUFFIX(out, x, gradient, reference, rows, width, row_step, column_step, COLUMNS,  \
                                           low, high);                                                                \
     }                                                                                                                \
-    void damp_##SUFFIX(int threads, REAL *out, const REAL *z, const REAL *gradient, const REAL *scale,               \
-                       size_t channels, size_t inner, size_t rows, size_t width, REAL eps) {                         \
-        EACH_THREAD damp_part_##SUFFIX(out, z, gradient, scale, channels, inner, rows, width, COLUMNS, eps);         \
+    void damp_##SUFFIX(int threads, REAL *out, const REAL *z, const REAL *gradient, const REAL *before,              \
+                       const REAL *scale, size_t channels, size_t inner, size_t rows, size_t width, REAL eps) {      \
+        EACH_THREAD damp_part_##SUFFIX(out, z, gradient, before, scale, channels, inner, rows, width, COLUMNS, eps); \
     }                                                                                                                \
     void guide_##SUFFIX(int threads, REAL *out, const REAL *y, const REAL *gradient, size_t rows, size_t width,      \
                         REAL high) {                                                                                 \

@@ -28,15 +28,26 @@ def rescale(output: Tensor, x: Tensor, gradient: Tensor, reference: Tensor, ends
     return _ran("rescale", output, (x, gradient), ends, reference)
 
 
-def damp(output: Tensor, z: Tensor, gradient: Tensor, eps: float, scale: Tensor | None = None) -> bool:
-    """Gradient times |z| / (|z| + eps), which is 1 where z is infinite; times a scale for each channel (C,) if there is one."""
+def damp(
+    output: Tensor,
+    z: Tensor,
+    gradient: Tensor,
+    eps: float,
+    scale: Tensor | None = None,
+    before: Tensor | None = None,
+) -> bool:
+    """Gradient times |z| / (|z| + eps), which is 1 where z is infinite.
+
+    With a scale for each channel (C,) times that, and then, if there is one, damped by another output `before` likewise.
+    """
+    layout = layout_of(output)
     if scale is None:
         return _ran("damp", output, (z, gradient), (eps,), of_channels=(None, 1, 1))
-    layout = layout_of(output)
     if layout is None or scale.dtype != output.dtype or not scale.is_contiguous():
         return False
     inner = 1 if layout is torch.channels_last else output[0, 0].numel()
-    return _ran("damp", output, (z, gradient), (eps,), of_channels=(scale, len(scale), inner))
+    inputs = (z, gradient) if before is None else (z, gradient, before)
+    return _ran("damp", output, inputs, (eps,), of_channels=(scale, len(scale), inner))
 
 
 def guide(output: Tensor, y: Tensor, gradient: Tensor, high: float) -> bool:
@@ -83,6 +94,7 @@ def _ran(
     pointers = [ctypes.c_void_p(array.data_ptr()) for array in arrays]
     if of_channels is not None:
         scale, *lengths = of_channels
+        pointers += [ctypes.c_void_p(None)] * (4 - len(pointers))  # nothing before
         pointers.append(ctypes.c_void_p(None if scale is None else scale.data_ptr()))
         sizes = [*lengths, *sizes]
     function(ctypes.c_int(threads), *pointers, *map(ctypes.c_size_t, sizes), *map(real, numbers))

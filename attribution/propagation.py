@@ -49,6 +49,17 @@ class Rules:
     """Nonlinear nodes of the autograd graph whose plain gradient is the rule."""
 
 
+QUERIES = frozenset({"dim", "size", "numel", "stride"})
+"""What can be asked of a tensor without reading it."""
+
+
+@dataclass(slots=True, eq=False)
+class Watched:
+    """How many calls of the pass read an output."""
+
+    readers: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Uncovered:
     """An operation that no rule covers, and where it was called."""
@@ -81,6 +92,8 @@ class Lending(TorchFunctionMode):
         self._before = self._ahead = 0
         """Calls before anything carries credit: of the image pass, and those that the reference pass has still to make."""
         self._has_credit = False
+        self.watched: dict[int, tuple[Tensor, Watched]] = {}
+        """Outputs of which it matters who reads them, by their id, while the pass goes forward."""
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -119,6 +132,7 @@ class Lending(TorchFunctionMode):
             call.rule = call.operation = None
             call.inputs, call.reference, call.constants = [], [], []
         self.calls = []
+        self.watched.clear()
 
     def recording(self) -> list[Call]:
         """The reference's side of the calls, once its pass is over."""
@@ -212,8 +226,11 @@ class Lending(TorchFunctionMode):
             self._protect(args[0])
         treatment = self.rules.treatments.get(name)
         if treatment is None:
+            if self.watched and name not in QUERIES:
+                self._note_readers(tensors_in((args, kwargs)))
             return func(*constant(args), **constant(kwargs))
         bound = Bound(name, func, args, kwargs)
+        self._note_readers(bound.tensors)
         self._current = self._next_call(bound)
         if not any(bound.is_credited):
             return bound()
@@ -244,6 +261,11 @@ class Lending(TorchFunctionMode):
             yield
         finally:
             self._open.pop()
+
+    def _note_readers(self, tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
+            if id(tensor) in self.watched:
+                self.watched[id(tensor)][1].readers += 1
 
     def _next_call(self, bound: Bound) -> Call:
         """A new call of the image pass, or the one that this call of the reference pass is paired with."""
@@ -282,6 +304,7 @@ def lent(rules: Rules, *, counts: bool = True) -> Iterator[Lending]:
         lending.forget()
         raise
     lending._kept.clear()  # noqa: SLF001  # what is written after the pass is no longer the pass's
+    lending.watched.clear()
 
 
 def _equal(of_image: Tensor, of_reference: Tensor) -> bool:

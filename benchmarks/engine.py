@@ -56,9 +56,9 @@ class Bench:
         with torch.no_grad():
             self.target = self.given(self.x).argmax(1)
         self.mask = (torch.arange(224) // 32)[:, None] * 7 + (torch.arange(224) // 32)[None]
-        self.mask = self.mask.expand(1, 3, 224, 224).to(self.device)
+        self.mask = self.mask.expand(1, 3, 224, 224).contiguous().to(self.device)
         self.quarters = (torch.arange(224) // 112)[:, None] * 2 + (torch.arange(224) // 112)[None]
-        self.quarters = self.quarters.expand(1, 3, 224, 224).to(self.device)
+        self.quarters = self.quarters.expand(1, 3, 224, 224).contiguous().to(self.device)
         self.black = torch.zeros_like(self.x[:1])
 
     def use(self, precision: str) -> None:

@@ -20,8 +20,8 @@ from torch import Tensor
 from attribution import native
 from attribution.blocks import Write, write_into
 from attribution.calls import Bound
-from attribution.nodes import Operation, Rule
-from attribution.propagation import Lending
+from attribution.nodes import Kept, Operation, Rule
+from attribution.propagation import Lending, Watched
 from attribution.rules import difference
 
 Weighted = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
@@ -134,8 +134,12 @@ def stabilised(z: Tensor, eps: float) -> Tensor:
 
 def damped(lending: Lending, z: Tensor, eps: float, constant: Tensor | None = None) -> Tensor:
     """Epsilon's stabiliser on the output z of a linear operation, which added `constant` of its own."""
+    damping = Damping(eps=eps, kept=lending.keep(z))
+    lending.watched[id(z)] = z, damping
 
     def rule(z: Tensor, gradient: Tensor) -> Tensor:
+        if damping.is_inherited:
+            return gradient
         signal = torch.empty_like(z)
         if not native.damp(signal, z, gradient, eps):
             write_into(signal, _damping(eps), z, gradient)
@@ -147,15 +151,44 @@ def damped(lending: Lending, z: Tensor, eps: float, constant: Tensor | None = No
     return lending.after(z, rule)
 
 
-def damped_scale(eps: float, scale: Tensor) -> Rule:
-    """The same on a scale of each channel (C,), in one step with the scale's own, for a call whose result the rule is given."""
+@dataclass(slots=True, eq=False, kw_only=True)
+class Damping(Watched):
+    """A stabiliser that the call behind it can take into its own step, if that is the only one to read the output."""
+
+    eps: float
+    kept: Kept
+    has_heir: bool = False
+
+    @property
+    def is_inherited(self) -> bool:
+        """Known when gradients flow: then the pass is over, and all readers are counted."""
+        return self.has_heir and self.readers == 1
+
+
+def inherited(lending: Lending, z: Tensor, eps: float) -> Damping | None:
+    """The same stabiliser on the output z, for the rule of a call that reads it to take over if it can."""
+    _, damping = lending.watched.get(id(z), (z, None))
+    if not isinstance(damping, Damping) or damping.eps != eps:
+        return None
+    damping.has_heir = True
+    return damping
+
+
+def damped_scale(eps: float, scale: Tensor, before: Damping | None) -> Rule:
+    """The same on a scale of each channel (C,), in one step with the scale's own, for a call whose result the rule is given.
+
+    `before` is the stabiliser on the call's input.
+    """
 
     def rule(_f: Operation, gradient: Tensor, results: Sequence[Tensor], _reference: Sequence[Tensor]) -> tuple[Tensor]:
         (z,) = results
+        x = before.kept.tensor if before is not None and before.is_inherited else None
         signal = torch.empty_like(z)
-        if not native.damp(signal, z, gradient, eps, scale):
+        if not native.damp(signal, z, gradient, eps, scale, x):
             write_into(signal, _damping(eps), z, gradient)
             signal *= scale.reshape(-1, *([1] * (z.dim() - 2)))
+            if x is not None:
+                write_into(signal, _damping(eps), x, signal)
         return (signal,)
 
     return rule

@@ -22,7 +22,7 @@ from attribution.calls import Bound
 from attribution.nodes import Operation
 from attribution.propagation import Lending, Rules, Treatment
 from attribution.rules import difference, rewrites
-from attribution.rules.linear import EPSILON, Epsilon, LinearLayer, LinearRule, damped, damped_scale
+from attribution.rules.linear import EPSILON, Epsilon, LinearLayer, LinearRule, damped, damped_scale, inherited
 from attribution.rules.operations import CONVOLUTIONS, ELEMENTWISE, MEANS, PRODUCTS, SOFTMAXES, SUMS
 from attribution.rules.rescale import (
     Normalisation,
@@ -200,7 +200,8 @@ def batch_norms(eps: float, by_weight: Mapping[int, LinearRule]) -> Treatment:
         )
         rule = by_weight.get(id(weight), Epsilon(eps))
         if isinstance(rule, Epsilon) and not lending.counts:
-            return lending.apply_to_result(bound, damped_scale(rule.eps, scale))
+            before = inherited(lending, x, rule.eps)
+            return lending.apply_to_result(bound, damped_scale(rule.eps, scale, before))
         return rule.treat(lending, bound, layer)
 
     return treatment

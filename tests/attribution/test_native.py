@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from attribution import native
+from attribution.nodes import Kept
 from attribution.rules import difference, linear, rectified
 from attribution.rules.operations import CLAMPS
 
@@ -108,9 +109,15 @@ def test_a_damped_scale_of_channels(monkeypatch, is_compiled, dtype, shape, layo
     lay = LAYOUTS[layout] if len(shape) == 4 else LAYOUTS["contiguous"]
     z, gradient = lay(numbers(dtype, *shape)), numbers(dtype, *shape, seed=1)
     scale = numbers(dtype, shape[1], seed=2).nan_to_num(0, 1, -1)
-    (signal,) = linear.damped_scale(1e-3, scale)(None, gradient, [z], [])
+    x = lay(numbers(dtype, *shape, seed=3))
+    behind = linear.Damping(eps=1e-3, kept=Kept(x), has_heir=True, readers=1)
+    (signal,) = linear.damped_scale(1e-3, scale, None)(None, gradient, [z], [])
+    (twice,) = linear.damped_scale(1e-3, scale, behind)(None, gradient, [z], [])
     expected = (z.abs() / (z.abs() + 1e-3)).nan_to_num(1) * gradient * scale.reshape(-1, *[1] * (len(shape) - 2))
     assert same(signal, expected)
+    assert same(twice, expected * (x.abs() / (x.abs() + 1e-3)).nan_to_num(1))
+    behind.readers = 2  # whoever else reads it needs it damped in its own place
+    assert same(linear.damped_scale(1e-3, scale, behind)(None, gradient, [z], [])[0], expected)
     assert native.damp(torch.empty_like(z), z, gradient, 1e-3, scale) == is_compiled
 
 

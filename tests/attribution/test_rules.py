@@ -1,5 +1,7 @@
 """Each operation's rule keeps its law: DeepLIFT's shares are exact, LRP's conserve, against loops and dense jacobians."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -369,6 +371,29 @@ def test_relevance_is_conserved_up_to_what_is_absorbed(f):
     r, score, absorbed = relevances(f, x)
     assert abs(float(r.sum()) + absorbed - score) <= 1e-9 * max(1.0, float(r.abs().sum()), abs(score))
     torch.testing.assert_close(relevances(f, x, counts=False)[0], r, rtol=1e-12, atol=1e-12)  # nobody looks on
+
+
+BEHIND = {
+    "a norm alone": lambda conv, norm, x: norm(conv(x)),
+    "a norm, and a sum beside it": lambda conv, norm, x: (z := conv(x), norm(z) + z)[1],
+    "a norm that reads it twice": lambda conv, norm, x: (z := conv(x), norm(z) + norm(z * 1) + norm(z))[1],
+    "a rectifier in place": lambda conv, norm, x: norm(conv(x).relu_()),
+    "another norm": lambda conv, norm, x: norm(norm(conv(x))),
+}
+
+
+@pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
+@pytest.mark.parametrize("eps", [1e-9, 0.5])
+def test_an_output_is_damped_once_whoever_reads_it(behind, eps):
+    """A norm damps its input together with its output only where nothing else reads that input."""
+    torch.manual_seed(0)
+    conv, norm = torch.nn.Conv2d(3, 3, 3).double(), torch.nn.BatchNorm2d(3).double().eval()
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    x, f = randn(2, 3, 6, 6), functools.partial(behind, conv, norm)
+    one_by_one, score, absorbed = relevances(f, x, Epsilon(eps))
+    assert abs(float(one_by_one.sum()) + absorbed - score) <= 1e-9 * float(one_by_one.abs().sum())
+    torch.testing.assert_close(relevances(f, x, Epsilon(eps), counts=False)[0], one_by_one, rtol=1e-12, atol=1e-12)
 
 
 def test_relevance_of_sums_products_and_gates():
