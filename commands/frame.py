@@ -58,10 +58,21 @@ class Plain(click.ClickException):
         first_line = " ".join(str(error).split()) or type(error).__name__
         is_ours = isinstance(error, ValueError)
         super().__init__(first_line if is_ours else f"{type(error).__name__}: {first_line} (more: --debug)")
+        self._is_told = TOLD in getattr(error, "__notes__", ())
         self.exit_code = USAGE if is_ours and not _is_the_stores(error) else FAILED  # type: ignore[misc]  # Click reads it from the instance
 
     def show(self, file: Any = None) -> None:  # noqa: ARG002  # Click's signature
-        say(f"error: {self.message}")
+        if not self._is_told:
+            say(f"error: {self.message}")
+
+
+TOLD = "said already"
+
+
+def tell(error: Exception) -> None:
+    """An error's line at once, while something that goes on beside it has still to end; it is not said again."""
+    Plain(error).show()
+    error.add_note(TOLD)
 
 
 def _is_the_stores(error: Exception) -> bool:

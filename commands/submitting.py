@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from commands.frame import DONE, FAILED, WITH_FAILURES, Verb, say
+from commands.frame import DONE, FAILED, WITH_FAILURES, Verb, say, tell
 from commands.options import address_option, build_spec, json_option, run_argument, run_options
 
 NO_PROGRAM = 127  # a shell's answer
@@ -109,6 +109,7 @@ def _submit_here(spec: Any, *, as_json: bool, take_over: bool = False, allow_mix
         allow_mixed=allow_mixed,
         command=shlex.join(["cli.py", *sys.argv[1:]]),
         say=say,
+        fail=tell,
         with_bar=sys.stderr.isatty(),
         dashboard=os.environ.get("ASCRIBE_DASHBOARD", "on") != "off",
     )

@@ -24,6 +24,9 @@ class Options:
     allow_mixed: bool = False
     command: str = ""  # that replays the run
     say: Callable[[str], None] = lambda _: None
+    fail: Callable[[Exception], None] = lambda _: (
+        None
+    )  # told of what ends a plan as soon as it is known; it is raised as well
     with_bar: bool = False
     dashboard: bool = True
 
@@ -56,4 +59,8 @@ def submit_here(spec: RunSpec, options: Options) -> Submitted:
 def _planned(spec: RunSpec, options: Options) -> tuple[Run, RunSpec]:
     from jobs.working import begin
 
-    return begin(spec, options, inside=False)
+    try:
+        return begin(spec, options, inside=False)
+    except Exception as error:  # Ray has still to come up before it can be shut down
+        options.fail(error)
+        raise
