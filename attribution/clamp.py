@@ -10,11 +10,17 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 
 class InPlaceHardtanh(nn.Hardtanh):
-    """ReLU6 or hardtanh whose input nobody else reads."""
+    """ReLU6 or hardtanh, written over its input. `is_read_once`: nobody else reads that, before or after."""
+
+    def __init__(self, min_val: float, max_val: float, *, is_read_once: bool) -> None:
+        super().__init__(min_val, max_val, inplace=True)
+        self.is_read_once = is_read_once
 
     def forward(self, x: Tensor) -> Tensor:
         """min(max(x, min_val), max_val), written over x."""
-        return hardtanh_(x, self.min_val, self.max_val)
+        if self.is_read_once or not has_torch_function((x,)):
+            return hardtanh_(x, self.min_val, self.max_val)
+        return super().forward(x)  # the model may go on with x itself
 
 
 def hardtanh_(x: Tensor, min_val: float, max_val: float) -> Tensor:

@@ -28,7 +28,7 @@ from attribution.steps import (
     channels_last,
     convolutions_before_norms,
     pads_before_convolutions,
-    rectifiers_read_once,
+    rectifiers_to_write_in_place,
     with_norms_folded,
     with_padding_folded,
     with_rectifiers_in_place,
@@ -167,7 +167,7 @@ def _steps(model: nn.Module, questions: Sequence[Question], example: Tensor, wan
         LAYOUT: lambda: channels_last,
         PADDING: lambda: _at(with_padding_folded, unnamed(pads_before_convolutions(model, example))),
         FOLDING: lambda: _at(with_norms_folded, unnamed(convolutions_before_norms(model, example))),
-        IN_PLACE: lambda: _at(with_rectifiers_in_place, rectifiers_read_once(model, example)),
+        IN_PLACE: lambda: _at(with_rectifiers_in_place, rectifiers_to_write_in_place(model, example)),
     }
     steps = {name: find() for name, find in found.items() if name in allowed}
     return {name: step for name, step in steps.items() if step is not None}

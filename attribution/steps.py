@@ -84,7 +84,8 @@ def with_rectifiers_in_place(model: nn.Module, names: Sequence[str]) -> nn.Modul
     for name in names:
         rectifier = model.get_submodule(name)
         if isinstance(rectifier, nn.Hardtanh):
-            _replace(model, name, InPlaceHardtanh(rectifier.min_val, rectifier.max_val))
+            ours = InPlaceHardtanh(rectifier.min_val, rectifier.max_val, is_read_once=not rectifier.inplace)
+            _replace(model, name, ours)
         else:
             assert isinstance(rectifier, nn.ReLU)
             rectifier.inplace = True
@@ -155,21 +156,22 @@ def pads_before_convolutions(model: nn.Module, example: Tensor) -> list[Pair]:
     return pairs
 
 
-def rectifiers_read_once(model: nn.Module, example: Tensor) -> list[str]:
-    """The rectifiers of which every input is made by an operation that can forget it, and read by nothing else."""
+def rectifiers_to_write_in_place(model: nn.Module, example: Tensor) -> list[str]:
+    """Those of which every input is made by an operation that can forget it, and read by nothing else; and hardtanh that does already."""
     watched = _Watched.passing(model, example)
 
     def can_go(t: Tensor) -> bool:
-        return watched.makers.get(id(t)) in FORGETFUL and len(watched.readers[id(t)]) == 1
+        readers = [call.name for call in watched.readers[id(t)]]
+        return watched.makers.get(id(t)) in FORGETFUL and readers in (["relu"], ["hardtanh"])
 
-    return [
-        name
-        for name, module in model.named_modules()
-        if type(module) in RECTIFIERS
-        and name in watched.inputs
-        and not (type(module) is nn.ReLU and module.inplace)
-        and all(map(can_go, watched.inputs[name]))
-    ]
+    def pays(name: str, module: nn.Module) -> bool:
+        if type(module) not in RECTIFIERS or name not in watched.inputs:
+            return False
+        if module.inplace:
+            return isinstance(module, nn.Hardtanh)
+        return all(map(can_go, watched.inputs[name]))
+
+    return [name for name, module in model.named_modules() if pays(name, module)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

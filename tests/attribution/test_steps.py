@@ -11,7 +11,7 @@ from attribution.prepare import difference, prepare
 from attribution.question import parse
 from attribution.steps import (
     pads_before_convolutions,
-    rectifiers_read_once,
+    rectifiers_to_write_in_place,
     with_padding_folded,
     with_rectifiers_in_place,
 )
@@ -106,11 +106,12 @@ class Rectified(nn.Module):
         self.conv, self.norm, self.other = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3)
         self.after_norm, self.after_sum, self.head = nn.ReLU6(), nn.ReLU(), nn.Linear(4, 5)
         self.read_twice, self.of_the_image, self.after_sigmoid = nn.ReLU6(), nn.ReLU(), nn.ReLU()
-        self.several = nn.Hardtanh(-0.5, 0.5)
+        self.several, self.given = nn.Hardtanh(-0.5, 0.5), nn.ReLU6(inplace=True)
 
     def forward(self, x):
         y = self.after_norm(self.norm(self.conv(self.of_the_image(x) + x)))
         z = self.other(y)
+        self.given(z)
         y = self.read_twice(z) + z
         y = self.after_sum(y + 1) + self.after_sigmoid(z.sigmoid())
         return self.several(self.head(self.several(y + 2).mean((2, 3))))
@@ -119,16 +120,18 @@ class Rectified(nn.Module):
 def test_only_rectifiers_whose_input_nobody_needs_write_over_it(x):
     torch.manual_seed(0)
     model = ready(Rectified())
-    assert rectifiers_read_once(model, x) == ["after_norm", "after_sum", "several"]
+    names = ["after_norm", "after_sum", "several", "given"]
+    assert rectifiers_to_write_in_place(model, x) == names
     before = prepare(model, [], x, wanted=()).model
-    assert difference(with_rectifiers_in_place(model, ["after_norm", "after_sum", "several"]), before, [], x) < 1e-15
+    assert difference(with_rectifiers_in_place(model, names), before, [], x) < 1e-15
 
 
-def test_a_rectifier_in_place_takes_no_copy_and_has_torchs_slope():
+@pytest.mark.parametrize("is_read_once", [True, False])
+def test_a_rectifier_in_place_takes_no_copy_and_has_torchs_slope(is_read_once):
     x = torch.tensor([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, torch.nan])
     leaf, other = (x.clone().requires_grad_() for _ in range(2))
     written = leaf * 1
-    ours, theirs = InPlaceHardtanh(-1, 1)(written), functional.hardtanh(other)
+    ours, theirs = InPlaceHardtanh(-1, 1, is_read_once=is_read_once)(written), functional.hardtanh(other)
     assert ours.data_ptr() == written.data_ptr()
     assert torch.equal(ours.nan_to_num(9), theirs.nan_to_num(9))
     assert torch.equal(*(torch.autograd.grad(y.sum(), at)[0] for y, at in ((ours, leaf), (theirs, other))))
