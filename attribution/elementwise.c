@@ -20,6 +20,9 @@
 #define INDEPENDENT _Pragma("GCC ivdep")
 #endif
 
+/* Goes up with every change of what a function takes: an older library beside newer code is left alone. */
+const int elementwise_version = 1;
+
 /* A block of a reference that all rows share stays in the first cache. */
 enum { BLOCK = 2048 };
 

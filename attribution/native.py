@@ -20,6 +20,8 @@ from attribution.blocks import flat, layout_of
 PIECE = 1 << 15
 """Numbers that a thread takes at least, as torch's own do."""
 
+VERSION = 1  # of elementwise.c, as it says itself
+
 REALS = {torch.float32: ("float32", ctypes.c_float), torch.float64: ("float64", ctypes.c_double)}
 
 
@@ -60,9 +62,11 @@ def library() -> ctypes.CDLL | None:
     """What was compiled for this interpreter and machine, if it was."""
     path = Path(__file__).with_name(f"_elementwise{sysconfig.get_config_var('EXT_SUFFIX')}")
     try:
-        return ctypes.CDLL(str(path))
-    except OSError:  # not there, another machine's, or a torch without OpenMP
+        found = ctypes.CDLL(str(path))
+        version = ctypes.c_int.in_dll(found, "elementwise_version").value
+    except (OSError, ValueError):  # not there, another machine's, older than versions, or a torch without OpenMP
         return None
+    return found if version == VERSION else None
 
 
 def _ran(

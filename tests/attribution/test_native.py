@@ -147,6 +147,12 @@ def test_the_quotient_is_the_derivative_where_nothing_changes(monkeypatch, f, is
     torch.testing.assert_close(slope * (x - r), f(x) - f(r), rtol=2e-7, atol=0)
 
 
+@needs_library
+def test_a_library_of_another_version_is_left_alone(monkeypatch):
+    monkeypatch.setattr(native, "VERSION", native.VERSION + 1)
+    assert native.library.__wrapped__() is None
+
+
 def test_every_clamp_is_one():
     assert set(CLAMPS) == set(ENDS)
     assert linear.native is rectified.native is difference.native is native
