@@ -18,6 +18,8 @@ class InPlaceHardtanh(nn.Hardtanh):
 
     def forward(self, x: Tensor) -> Tensor:
         """min(max(x, min_val), max_val), written over x."""
+        if torch.compiler.is_compiling():  # a compiler decides itself what it keeps
+            return functional.hardtanh(x, self.min_val, self.max_val, inplace=not self.is_read_once)
         if self.is_read_once or not has_torch_function((x,)):
             return hardtanh_(x, self.min_val, self.max_val)
         return super().forward(x)  # the model may go on with x itself

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from attribution.clamp import InPlaceHardtanh
 from attribution.explain import Images, explain, resolve
-from attribution.prepare import difference, prepare
+from attribution.prepare import compiled, difference, prepare
 from attribution.question import parse
 from attribution.steps import (
     pads_before_convolutions,
@@ -124,6 +124,15 @@ def test_only_rectifiers_whose_input_nobody_needs_write_over_it(x):
     assert rectifiers_to_write_in_place(model, x) == names
     before = prepare(model, [], x, wanted=()).model
     assert difference(with_rectifiers_in_place(model, names), before, [], x) < 1e-15
+
+
+def test_a_compiler_sees_rectifiers_that_it_knows(x):
+    torch.manual_seed(0)
+    model = ready(Rectified())
+    prepared = prepare(model, [], x).model
+    assert any(isinstance(module, InPlaceHardtanh) for module in prepared.modules())
+    fast = compiled(prepared, x, backend="aot_eager")  # compares outputs and gradients
+    torch.testing.assert_close(fast(x), model(x), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("is_read_once", [True, False])
