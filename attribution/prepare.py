@@ -25,6 +25,7 @@ from attribution.score import Score, refuse_training
 from attribution.site import Input, Layer, Site
 from attribution.steps import (
     Pair,
+    Seen,
     channels_last,
     convolutions_before_norms,
     pads_before_convolutions,
@@ -157,20 +158,19 @@ def difference(
 
 def _steps(model: nn.Module, questions: Sequence[Question], example: Tensor, wanted: Sequence[str]) -> dict[str, Step]:
     """Those that are wanted, allowed and have something to do."""
-    named = _named_layers(questions)
+    named, seen = _named_layers(questions), Seen.passing(model, example)
     allowed = [step for step in wanted if step != FOLDING or all(question.method.folds for question in questions)]
 
     def unnamed(pairs: Sequence[Pair]) -> list[Pair]:
         return [pair for pair in pairs if not named & set(pair)]
 
-    found: dict[str, Callable[[], Step | None]] = {
-        LAYOUT: lambda: channels_last,
-        PADDING: lambda: _at(with_padding_folded, unnamed(pads_before_convolutions(model, example))),
-        FOLDING: lambda: _at(with_norms_folded, unnamed(convolutions_before_norms(model, example))),
-        IN_PLACE: lambda: _at(with_rectifiers_in_place, rectifiers_to_write_in_place(model, example)),
+    steps = {
+        LAYOUT: channels_last,
+        PADDING: _at(with_padding_folded, unnamed(pads_before_convolutions(model, seen))),
+        FOLDING: _at(with_norms_folded, unnamed(convolutions_before_norms(model, seen))),
+        IN_PLACE: _at(with_rectifiers_in_place, rectifiers_to_write_in_place(model, seen)),
     }
-    steps = {name: find() for name, find in found.items() if name in allowed}
-    return {name: step for name, step in steps.items() if step is not None}
+    return {name: step for name, step in steps.items() if name in allowed and step is not None}
 
 
 def _at(step: Callable[[nn.Module, Any], nn.Module], places: Sequence[Any]) -> Step | None:

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from attribution.calls import canonical, tensors_in
 from attribution.clamp import InPlaceHardtanh
-from attribution.hooks import Parts, Place, Visit, visiting
+from attribution.hooks import Place, visiting
 
 Pair = tuple[str, str]
 """The names of two modules, of which the second reads what the first makes."""
@@ -92,41 +92,26 @@ def with_rectifiers_in_place(model: nn.Module, names: Sequence[str]) -> nn.Modul
     return model
 
 
-def convolutions_before_norms(model: nn.Module, example: Tensor) -> list[Pair]:
+def convolutions_before_norms(model: nn.Module, seen: Seen) -> list[Pair]:
     """The pairs (convolution, BatchNorm) where each is called once and the norm's input is the convolution's output."""
-    calls: dict[str, int] = {}
-    made_by: dict[int, str] = {}
-    kept: list[Tensor] = []  # keeps ids from being used again
-    pairs: list[Pair] = []
-
-    def after_convolution(name: str) -> Visit:
-        def visit(parts: Parts) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            made_by[id(parts[0])] = name
-            kept.append(parts[0])
-
-        return visit
-
-    def before_norm(name: str) -> Visit:
-        def visit(parts: Parts) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            if id(parts[0]) in made_by:
-                pairs.append((made_by[id(parts[0])], name))
-
-        return visit
-
-    with torch.no_grad(), ExitStack() as hooks:
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Conv2d) and isinstance(module.weight, nn.Parameter):
-                hooks.enter_context(visiting(Place(module), after_convolution(name)))
-            # A subclass may do more than normalise, e.g. timm's BatchNormAct2d.
-            elif type(module) is nn.BatchNorm2d and module.track_running_stats:
-                hooks.enter_context(visiting(Place(module, at_input=True), before_norm(name)))
-        model(example[:1])
-    return [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
+    made_by = {
+        id(outputs[0]): name
+        for name, outputs in seen.outputs.items()
+        if isinstance(model.get_submodule(name), nn.Conv2d) and len(outputs) == 1
+    }
+    return [
+        (made_by[id(inputs[0])], name)
+        for name, inputs in seen.inputs.items()
+        if is_plain_norm(model.get_submodule(name)) and len(inputs) == 1 and id(inputs[0]) in made_by
+    ]
 
 
-def pads_before_convolutions(model: nn.Module, example: Tensor) -> list[Pair]:
+def is_plain_norm(module: nn.Module) -> bool:
+    """A subclass may do more than normalise, e.g. timm's BatchNormAct2d."""
+    return type(module) is nn.BatchNorm2d and module.track_running_stats
+
+
+def pads_before_convolutions(model: nn.Module, seen: Seen) -> list[Pair]:
     """The pairs (ZeroPad2d, Conv2d) where each is called once and nothing else reads the padded image.
 
     Sides that differ are left to depthwise convolutions: the zeros that they add to a kernel cost others more than the copy.
@@ -134,18 +119,13 @@ def pads_before_convolutions(model: nn.Module, example: Tensor) -> list[Pair]:
     convolutions = {
         id(module.weight): (name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)
     }
-    watched = _Watched.passing(model, example)
     pairs = []
     for name, module in model.named_modules():
-        if type(module) is not nn.ZeroPad2d or len(watched.outputs.get(name, ())) != 1:
+        if type(module) is not nn.ZeroPad2d or len(seen.outputs[name]) != 1:
             continue
-        readers = watched.readers[id(watched.outputs[name][0])]
+        readers = seen.readers[id(seen.outputs[name][0])]
         weights = [id(t) for reader in readers for t in reader.tensors if id(t) in convolutions]
-        if (
-            [reader.name for reader in readers] != ["conv2d"]
-            or len(weights) != 1
-            or len(watched.readers[weights[0]]) != 1
-        ):
+        if [reader.name for reader in readers] != ["conv2d"] or len(weights) != 1 or len(seen.readers[weights[0]]) != 1:
             continue
         convolution_name, convolution = convolutions[weights[0]]
         left, right, top, bottom = sides = _sides(module)
@@ -156,20 +136,19 @@ def pads_before_convolutions(model: nn.Module, example: Tensor) -> list[Pair]:
     return pairs
 
 
-def rectifiers_to_write_in_place(model: nn.Module, example: Tensor) -> list[str]:
+def rectifiers_to_write_in_place(model: nn.Module, seen: Seen) -> list[str]:
     """Those of which every input is made by an operation that can forget it, and read by nothing else; and hardtanh that does already."""
-    watched = _Watched.passing(model, example)
 
     def can_go(t: Tensor) -> bool:
-        readers = [call.name for call in watched.readers[id(t)]]
-        return watched.makers.get(id(t)) in FORGETFUL and readers in (["relu"], ["hardtanh"])
+        readers = [call.name for call in seen.readers[id(t)]]
+        return seen.makers.get(id(t)) in FORGETFUL and readers in (["relu"], ["hardtanh"])
 
     def pays(name: str, module: nn.Module) -> bool:
-        if type(module) not in RECTIFIERS or name not in watched.inputs:
+        if type(module) not in RECTIFIERS or not seen.inputs[name]:
             return False
         if module.inplace:
             return isinstance(module, nn.Hardtanh)
-        return all(map(can_go, watched.inputs[name]))
+        return all(map(can_go, seen.inputs[name]))
 
     return [name for name, module in model.named_modules() if pays(name, module)]
 
@@ -177,11 +156,11 @@ def rectifiers_to_write_in_place(model: nn.Module, example: Tensor) -> list[str]
 @dataclass(frozen=True, slots=True, eq=False)
 class _Call:
     name: str
-    tensors: tuple[Tensor, ...]
+    tensors: list[Tensor]
 
 
-class _Watched(TorchFunctionMode):
-    """One pass over one image: what makes and what reads each tensor, by its id, and what goes in and out of each module."""
+class Seen(TorchFunctionMode):
+    """One pass over one image: what makes and what reads each tensor, by its id, and what goes in or comes out of modules."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,25 +168,30 @@ class _Watched(TorchFunctionMode):
         self.readers: defaultdict[int, list[_Call]] = defaultdict(list)
         """Since the tensor was written last; they hold it, so that its id is not used again."""
         self.inputs: defaultdict[str, list[Tensor]] = defaultdict(list)
+        """Of norms and rectifiers, of all their calls."""
         self.outputs: defaultdict[str, list[Tensor]] = defaultdict(list)
+        """Of paddings and convolutions."""
 
     @classmethod
-    def passing(cls, model: nn.Module, example: Tensor) -> _Watched:
+    def passing(cls, model: nn.Module, example: Tensor) -> Seen:
         """What is seen of a pass over the first image."""
-        watched = cls()
+        seen = cls()
         with torch.no_grad(), ExitStack() as hooks:
             for name, module in model.named_modules():
-                if type(module) in {nn.ZeroPad2d, *RECTIFIERS}:
-                    hooks.enter_context(visiting(Place(module, at_input=True), watched.inputs[name].extend))
-                    hooks.enter_context(visiting(Place(module), watched.outputs[name].extend))
-            with watched:
+                if type(module) in RECTIFIERS or is_plain_norm(module):
+                    hooks.enter_context(visiting(Place(module, at_input=True), seen.inputs[name].extend))
+                elif type(module) is nn.ZeroPad2d or (
+                    isinstance(module, nn.Conv2d) and isinstance(module.weight, nn.Parameter)
+                ):
+                    hooks.enter_context(visiting(Place(module), seen.outputs[name].extend))
+            with seen:
                 model(example[:1])
-        return watched
+        return seen
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        call = _Call(canonical(func)[0], tuple(tensors_in((args, kwargs or {}))))
+        call = _Call(canonical(func)[0], tensors_in((args, kwargs or {})))
         for tensor in call.tensors:
             self.readers[id(tensor)].append(call)
         result = func(*args, **(kwargs or {}))

@@ -9,7 +9,7 @@ from attribution.explain import Images, explain, resolve
 from attribution.passes import Passes
 from attribution.prepare import compiled, difference, prepare
 from attribution.question import parse
-from attribution.steps import convolutions_before_norms
+from attribution.steps import Seen, convolutions_before_norms
 
 
 def questions(model, x, *texts):
@@ -100,7 +100,8 @@ def test_a_fold_that_would_change_the_model_is_refused_with_its_reason(x):
 
 
 def test_a_convolution_called_twice_is_not_folded(x):
-    assert convolutions_before_norms(calibrated(Repeats), x) == []
+    model = calibrated(Repeats)
+    assert convolutions_before_norms(model, Seen.passing(model, x)) == []
 
 
 def test_the_check_sees_a_move_at_any_site(model, x):

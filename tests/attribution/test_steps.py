@@ -10,6 +10,7 @@ from attribution.explain import Images, explain, resolve
 from attribution.prepare import compiled, difference, prepare
 from attribution.question import parse
 from attribution.steps import (
+    Seen,
     pads_before_convolutions,
     rectifiers_to_write_in_place,
     with_padding_folded,
@@ -74,7 +75,7 @@ def test_a_padding_is_done_by_its_convolution(make, size):
     torch.manual_seed(0)
     model, x = ready(make()), torch.randn(2, 3, *size, dtype=torch.float64)
     before = model(x)
-    pairs = pads_before_convolutions(model, x)
+    pairs = pads_before_convolutions(model, Seen.passing(model, x))
     assert len(pairs) == 1
     with_padding_folded(model, pairs)
     assert not any(isinstance(module, nn.ZeroPad2d) for module in model.modules())
@@ -83,7 +84,8 @@ def test_a_padding_is_done_by_its_convolution(make, size):
 
 @pytest.mark.parametrize("make", KEPT.values(), ids=KEPT)
 def test_other_paddings_stay(make, x):
-    assert pads_before_convolutions(ready(make()), x) == []
+    model = ready(make())
+    assert pads_before_convolutions(model, Seen.passing(model, x)) == []
 
 
 def test_a_convolution_that_is_called_twice_keeps_its_padding(x):
@@ -95,7 +97,8 @@ def test_a_convolution_that_is_called_twice_keeps_its_padding(x):
         def forward(self, x):
             return self.conv(self.conv(self.pad(x))).mean((2, 3))
 
-    assert pads_before_convolutions(ready(Twice()), x) == []
+    model = ready(Twice())
+    assert pads_before_convolutions(model, Seen.passing(model, x)) == []
 
 
 class Rectified(nn.Module):
@@ -106,6 +109,7 @@ class Rectified(nn.Module):
         self.conv, self.norm, self.other = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3)
         self.after_norm, self.after_sum, self.head = nn.ReLU6(), nn.ReLU(), nn.Linear(4, 5)
         self.read_twice, self.of_the_image, self.after_sigmoid = nn.ReLU6(), nn.ReLU(), nn.ReLU()
+        self.uncalled = nn.ReLU6()
         self.several, self.given = nn.Hardtanh(-0.5, 0.5), nn.ReLU6(inplace=True)
 
     def forward(self, x):
@@ -121,7 +125,7 @@ def test_only_rectifiers_whose_input_nobody_needs_write_over_it(x):
     torch.manual_seed(0)
     model = ready(Rectified())
     names = ["after_norm", "after_sum", "several", "given"]
-    assert rectifiers_to_write_in_place(model, x) == names
+    assert rectifiers_to_write_in_place(model, Seen.passing(model, x)) == names
     before = prepare(model, [], x, wanted=()).model
     assert difference(with_rectifiers_in_place(model, names), before, [], x) < 1e-15
 
