@@ -18,13 +18,6 @@ Write = Callable[..., None]
 """(output, *inputs): writes into the output what it makes of the inputs, place by place; reads an input that is the output first."""
 
 
-def blockwise(write: Write, like: Tensor, *others: Tensor) -> Tensor:
-    """A new tensor, filled by `write(output, like, *others)`; the others have the shape of `like`, one row, or one number."""
-    output = torch.empty_like(like)
-    write_into(output, write, like, *others)
-    return output
-
-
 def write_into(output: Tensor, write: Write, *inputs: Tensor) -> None:
     """`write(output, *inputs)`, a piece at a time where the output is large and lies in memory row after row."""
     piece, layout = BLOCK * torch.get_num_threads(), layout_of(output)
