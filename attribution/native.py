@@ -42,9 +42,9 @@ def damp(
 
     With a scale for each channel (C,) times that, and then, if there is one, damped by another output `before` likewise.
     """
-    layout = layout_of(output)
     if scale is None:
         return _ran("damp", output, (z, gradient), (eps,), of_channels=(None, 1, 1))
+    layout = layout_of(output)
     if layout is None or scale.dtype != output.dtype or not scale.is_contiguous():
         return False
     inner = 1 if layout is torch.channels_last else output[0, 0].numel()

@@ -132,7 +132,6 @@ class Lending(TorchFunctionMode):
             call.rule = call.operation = None
             call.inputs, call.reference, call.constants = [], [], []
         self.calls = []
-        self.watched.clear()
 
     def recording(self) -> list[Call]:
         """The reference's side of the calls, once its pass is over."""
@@ -173,12 +172,6 @@ class Lending(TorchFunctionMode):
         result = Ruled.apply(call, *bound.credited)  # type: ignore[no-untyped-call]  # as above
         call.inputs = [self.keep(result)]
         return result
-
-    def after(self, output: Tensor, rule: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Change the gradient that reaches `output`: rule(output, gradient) -> gradient."""
-        kept = self.keep(output)
-        output.register_hook(lambda gradient: rule(kept.tensor, gradient))  # type: ignore[no-untyped-call]  # as above
-        return output
 
     def keep(self, tensor: Tensor) -> Kept:
         """The tensor's present values, for when gradients flow."""
@@ -303,8 +296,9 @@ def lent(rules: Rules, *, counts: bool = True) -> Iterator[Lending]:
     except BaseException:
         lending.forget()
         raise
-    lending._kept.clear()  # noqa: SLF001  # what is written after the pass is no longer the pass's
-    lending.watched.clear()
+    finally:
+        lending._kept.clear()  # noqa: SLF001  # what is written after the pass is no longer the pass's
+        lending.watched.clear()
 
 
 def _equal(of_image: Tensor, of_reference: Tensor) -> bool:

@@ -137,9 +137,10 @@ def damped(lending: Lending, z: Tensor, eps: float, constant: Tensor | None = No
     damping = Damping(eps=eps, kept=lending.keep(z))
     lending.watched[id(z)] = z, damping
 
-    def rule(z: Tensor, gradient: Tensor) -> Tensor:
+    def rule(gradient: Tensor) -> Tensor:
         if damping.is_inherited:
             return gradient
+        z = damping.kept.tensor
         signal = torch.empty_like(z)
         if not native.damp(signal, z, gradient, eps):
             write_into(signal, _damping(eps), z, gradient)
@@ -148,7 +149,8 @@ def damped(lending: Lending, z: Tensor, eps: float, constant: Tensor | None = No
             lending.absorb("bias", lambda: signal * constant)
         return signal
 
-    return lending.after(z, rule)
+    z.register_hook(rule)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return z
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
