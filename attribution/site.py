@@ -59,7 +59,7 @@ class Site(ABC):
         Where all rows of x are one image (a baseline expanded without memory), that image is passed once.
         """
         with torch.no_grad():
-            if self.is_of_images and len(x) > 1 and not self.explained.arguments and _is_one_image(x):
+            if self._is_one_image(x):
                 return accumulated(self.explained.of_one(x[:1], len(x)))
             (score,) = self.passes.over(len(x), lambda rows: self._told(_scored, x[rows], rows))
         return parts_of(score)[0]
@@ -116,6 +116,12 @@ class Site(ABC):
             return ask(site, x, slice(0, len(x)), *tensors[: len(others)])
 
         return graphs.run((name, self.key), one_pass, x, *others, *self.explained.rows(rows).tensors)
+
+    def _is_one_image(self, x: Features) -> bool:
+        """Whether all rows of x are one image, expanded without memory, and nothing else tells the rows apart."""
+        if not self.is_of_images or self.explained.arguments or len(x) < 2:
+            return False
+        return all(part.stride(0) == 0 for part in parts_of(x))
 
     def _told(self, verb: Ask, x: Features, rows: Rows) -> Told:
         return self.unobserved().replayed(verb, verb, x, rows)
@@ -180,7 +186,7 @@ class Layer(Site):
     def activation(self, x: Features) -> Features:
         """The layer's activation, by a pass that ends there; for a baseline that all images share, by one of one row."""
         with torch.no_grad():
-            if len(x) > 1 and not self.explained.arguments and _is_one_image(x):
+            if self._is_one_image(x):
                 (one,) = _activated(self, x[:1], slice(0, 1))
                 return bundled([part.expand(len(x), *part.shape[1:]) for part in parts_of(one)])
             return self.passes.over(len(x), lambda rows: self.replayed(_activated, _activated, x[rows], rows))[0]
@@ -273,7 +279,3 @@ def _activated(site: Layer, x: Features, rows: Rows) -> Told:
     with Tap(site.place, ends=True) as tap:
         tap.run(lambda: site.explained.rows(rows).output(x))
     return (bundled([accumulated(part) for part in tap.parts]),)
-
-
-def _is_one_image(x: Features) -> bool:
-    return all(part.stride(0) == 0 for part in parts_of(x))
