@@ -83,7 +83,9 @@ def plan(
         array_spec(group, question, output_shape(question, loaded.model, example))
         for group, question in zip(group_names(questions), questions, strict=True)
     )
-    rows_per_pass = spec.rows_per_pass or choose_rows(device, kept_bytes(loaded.model, example))
+    rows_per_pass = spec.rows_per_pass or choose_rows(
+        device, kept_bytes(loaded.model, example) if device == "cpu" else 0
+    )
     shard_length = spec.shard_length or choose_shard_length(
         len(dataset.index), questions, arrays, spec.store, device, rows_per_pass
     )
