@@ -68,6 +68,12 @@ def is_name(text: str) -> bool:
     return text.partition(":")[0] in names
 
 
+def may_be_found(name_or_uri: str, data_root: str | None) -> bool:
+    """Whether it is a name, an address, a pattern or a path that is there: told at once, without a look inside."""
+    uri = _uri(name_or_uri, data_root)
+    return is_name(name_or_uri) or "://" in name_or_uri or bool(split_pattern(uri)[1]) or Path(uri).exists()
+
+
 def index_dataset(
     name_or_uri: str,
     *,
@@ -113,8 +119,11 @@ def _source(name_or_uri: str, data_root: str | None) -> Source:
     ):
         if name in kind.NAMES:
             return index(name, split or "test", _root(name, data_root))
-    uri = name_or_uri if is_remote(name_or_uri) else str(Path(data_root or "", name_or_uri).expanduser())
-    return _located(uri, name_or_uri)
+    return _located(_uri(name_or_uri, data_root), name_or_uri)
+
+
+def _uri(name_or_uri: str, data_root: str | None) -> str:
+    return name_or_uri if is_remote(name_or_uri) else str(Path(data_root or "", name_or_uri).expanduser())
 
 
 def _located(uri: str, given: str) -> Source:

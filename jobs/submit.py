@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.address import is_inside_job
@@ -25,9 +24,8 @@ class Options:
     allow_mixed: bool = False
     command: str = ""  # that replays the run
     say: Callable[[str], None] = lambda _: None
-    fail: Callable[[Exception], None] = lambda _: (
-        None
-    )  # told of what ends a plan as soon as it is known; it is raised as well
+    # Told of what ends a plan as soon as it is known; it is raised as well.
+    fail: Callable[[Exception], None] = lambda _: None
     with_bar: bool = False
     dashboard: bool = True
 
@@ -50,22 +48,15 @@ def submit_here(spec: RunSpec, options: Options) -> Submitted:
     # the thread that starts them: this one.
     with ThreadPoolExecutor(1, "plan") as beside:
         planned = beside.submit(_planned, spec, options)
-        if _is_doubtful(spec):
-            planned.result()
+        from jobs.datasets import may_be_found
+
+        if not may_be_found(spec.dataset, spec.data_root):
+            planned.result()  # most likely a mistake: no Ray comes up for it
         with local_ray(dashboard=options.dashboard) as joined:
             run, spec = planned.result()
             from jobs.working import finish
 
             return finish(run, spec, options, inside=False, dashboard="", joined=joined)
-
-
-def _is_doubtful(spec: RunSpec) -> bool:
-    """Whether the data set looks mistyped: then no Ray comes up before the plan has found it."""
-    from jobs.datasets import is_name
-
-    place = Path(spec.data_root or "", spec.dataset).expanduser()
-    is_pattern = "://" in spec.dataset or any(sign in spec.dataset for sign in "*?[{")
-    return not (is_name(spec.dataset) or is_pattern or place.exists())
 
 
 def _planned(spec: RunSpec, options: Options) -> tuple[Run, RunSpec]:
