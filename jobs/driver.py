@@ -258,8 +258,9 @@ class Driver:
             self._tell(Faulted(about.ticket, decode_fault(answer)))
 
     def _hear_done(self, about: _Asked, outcome: Outcome) -> None:
+        is_first = about.piece.unit in self._state.pending  # or a straggler, which came behind its twin
         self._tell(Finished(about.ticket, about.piece, outcome.failures))
-        if about.piece.is_probe:
+        if about.piece.is_probe or not is_first:
             return
         logger.info(
             "shard committed",

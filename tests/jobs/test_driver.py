@@ -1,5 +1,7 @@
 """Promise: the driver tells the schedule what really became of a worker, and blames a shard only for a death that may be its doing."""
 
+import logging
+
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
@@ -8,7 +10,7 @@ from jobs import schedule
 from jobs.driver import Driver, _Asked
 from jobs.events import Attribute, Decode, Decoded, WorkerReady
 from jobs.schedule import Policy
-from jobs.worker import Report
+from jobs.worker import Outcome, Report
 from tests.jobs import tiny
 
 
@@ -70,3 +72,18 @@ def test_a_report_that_gets_lost_costs_no_worker(working):
     driver._hear_report(about, ActorUnavailableError("connection reset", None))
     driver._hear_report(about, Report(None, 0.0))
     assert driver._state.slots[0].phase == "ready"
+
+
+def test_a_shard_that_two_workers_computed_counts_once(working, caplog):
+    """Near the end an idle worker takes a straggler's shard as well, and both finish it."""
+    driver, asked = working
+    counted = []
+    driver._metric = lambda name, value: counted.append((name, value))
+    twin = _Asked("attribute", asked.ticket + 1, 0, 0, asked.piece)
+    with caplog.at_level(logging.INFO, "jobs.driver"):
+        for about in (twin, asked):
+            driver._hear_attribute(about, Outcome(ticket=about.ticket, images=3, nonfinite=2))
+    assert [record.shard for record in caplog.records] == [0]
+    assert counted.count(("ascribe_images_done", 3)) == counted.count(("ascribe_shards_done", 1)) == 1
+    assert driver._nonfinite == 2
+    assert asked.ticket not in driver._state.flights
