@@ -118,8 +118,11 @@ class Site(ABC):
         return graphs.run((name, self.key), one_pass, x, *others, *self.explained.rows(rows).tensors)
 
     def _is_one_image(self, x: Features) -> bool:
-        """Whether all rows of x are one image, expanded without memory, and nothing else tells the rows apart."""
-        if not self.is_of_images or self.explained.arguments or len(x) < 2:
+        """Whether all rows of x are one image, expanded without memory, and nothing else tells the rows apart.
+
+        Of a single row, too, that is said by its stride: a baseline's score must not depend on how many images there are.
+        """
+        if not self.is_of_images or self.explained.arguments:
             return False
         return all(part.stride(0) == 0 for part in parts_of(x))
 

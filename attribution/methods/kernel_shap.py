@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attribution.bundle import Features
+from attribution.bundle import Features, expanded
 from attribution.coalitions import composed, credited, region_counts
 from attribution.method import Cost
 from attribution.methods.regional import Regional
@@ -34,9 +34,8 @@ class KernelShap(Regional):
         counts = region_counts(mask, len(x))
         everything = torch.arange(int(counts.max())) < counts.unsqueeze(1)
         surrogate = Surrogate(counts)
-        nothing = torch.zeros_like(everything)
         surrogate.add(everything, site.score(x), CERTAIN)
-        surrogate.add(nothing, f.score(composed(nothing, mask, end, start)), CERTAIN)
+        surrogate.add(torch.zeros_like(everything), f.score(expanded(start, end)), CERTAIN)
         for sample in range(self.n_samples - 2):
             sizes = coalition_sizes(counts, draws.uniform(sample, like=torch.zeros((), dtype=torch.float64)))
             rank = draws.table(counts, sample).argsort(1).argsort(1)

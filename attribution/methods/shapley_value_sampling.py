@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from attribution.bundle import Features, sent
+from attribution.bundle import Features, expanded, sent
 from attribution.coalitions import composed, credited, region_counts
 from attribution.method import Cost
 from attribution.methods.regional import Regional
@@ -25,9 +25,8 @@ class ShapleyValueSampling(Regional):
     def attribute(self, site: Site, x: Features, baseline: Features, mask: Features, draws: Draws) -> Features:
         f, start, end = site.tail(x), site.features(baseline), site.features(x)
         counts = region_counts(mask, len(x))
-        nobody = torch.zeros(len(x), int(counts.max()), dtype=torch.bool)
-        whole, nothing = site.score(x), f.score(composed(nobody, mask, end, start))
-        values = torch.zeros_like(nobody, dtype=whole.dtype, device=whole.device)
+        whole, nothing = site.score(x), f.score(expanded(start, end))
+        values = torch.zeros(len(x), int(counts.max()), dtype=whole.dtype, device=whole.device)
         for sample in range(self.n_samples):
             rank = draws.table(counts, sample).argsort(1).argsort(1)  # of each region in the order
             before = nothing

@@ -6,7 +6,7 @@ from math import comb
 import torch
 from torch import Tensor
 
-from attribution.bundle import Features, sent
+from attribution.bundle import Features, expanded, sent
 from attribution.coalitions import composed, credited, region_counts
 from attribution.method import Cost
 from attribution.methods.regional import Regional
@@ -30,12 +30,18 @@ class ShapleyValues(Regional):
         f, start, end = site.tail(x), site.features(baseline), site.features(x)
         counts = region_counts(mask, len(x))
         most = int(counts.max())
+        whole = site.score(x)
         values = torch.zeros((), dtype=torch.float64)
         for coalition in range(2**most):
             kept = torch.tensor([bool(coalition >> region & 1) for region in range(most)])
-            score = f.score(composed(kept.expand(len(x), -1), mask, end, start))
+            if kept.all():
+                score = whole
+            elif kept.any():
+                score = f.score(composed(kept.expand(len(x), -1), mask, end, start))
+            else:
+                score = f.score(expanded(start, end))
             values = values + sent(shares(kept, counts), score.device) * score.unsqueeze(1)
-        return credited(values.to(score), mask, like=end)
+        return credited(values.to(whole), mask, like=end)
 
     def cost(self, image_shape: tuple[int, ...]) -> Cost:
         return Cost(forward=2.0 ** self.parsed().count(image_shape))

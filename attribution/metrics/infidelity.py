@@ -48,19 +48,21 @@ class Infidelity(Metric):
             ), near
 
         foretelling = case.attribution if case.shares is None else case.shares
-        return infidelity(f.score, end, foretelling, perturb, n_samples=self.n_samples)
+        return infidelity(f.score, case.site.score(x), foretelling, perturb, n_samples=self.n_samples)
 
 
 def infidelity(
     score: Callable[[Features], Tensor],
-    x: Features,
+    whole: Tensor,
     attribution: Features,
     perturb: Callable[[int], tuple[Features, Features]],
     *,
     n_samples: int = 10,
 ) -> Tensor:
-    """The mean over draws of (sum(I * attribution) - (f(x) - f(x - I)))^2; `perturb(draw)` gives I and x - I.  -> (N,)"""
-    whole = score(x)
+    """The mean over draws of (sum(I * attribution) - (f(x) - f(x - I)))^2, `whole` being f(x); `perturb(draw)` gives I and x - I.
+
+    -> (N,)
+    """
     total = torch.zeros_like(whole)
     for draw in range(n_samples):
         change, near = perturb(draw)

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attribution.errors import LayerError, TargetError
 from attribution.explain import Images, explain, output_shape, resolve
+from attribution.metrics import parse_metric
 from attribution.question import parse
 
 
@@ -228,3 +229,20 @@ def test_the_reference_goes_forward_once_for_all_passes(model, x, counted):
     (whole,) = explain(model, images(x), [parse("deep_lift")]).answers
     torch.testing.assert_close(answer.attribution, whole.attribution, rtol=0, atol=1e-12)
     torch.testing.assert_close(answer.convergence_delta, whole.convergence_delta, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "metrics", "coalitions"),
+    [
+        ("shapley_values(regions='grid(2)')", [], 14),
+        ("shapley_value_sampling(n_samples=2, regions='grid(2)')", [], 6),
+        ("kernel_shap(n_samples=9, regions='grid(2)')", [], 7),
+        ("saliency", ["infidelity(n_samples=3)"], 3),
+    ],
+)
+def test_the_whole_image_is_the_prediction_s_and_a_shared_baseline_is_passed_once(
+    model, x, counted, text, metrics, coalitions
+):
+    told = explain(model, images(x), [parse(text)], metrics=[parse_metric(text) for text in metrics])
+    list(told.answers)
+    assert sorted(counted) == [*([] if metrics else [1]), *[4] * (1 + coalitions)]

@@ -29,7 +29,9 @@ def score(model, target, n, image):
 def test_infidelity_is_its_definition(model, x, target, site):
     attribution = Saliency(abs=False).attribute(site, x)
     change = [0.2 * DRAWS.normal(x, draw) for draw in range(5)]
-    ours = infidelity(site.score, x, attribution, lambda draw: (change[draw], x - change[draw]), n_samples=5)
+    ours = infidelity(
+        site.score, site.score(x), attribution, lambda draw: (change[draw], x - change[draw]), n_samples=5
+    )
     for n in range(4):
         errors = [
             (attribution[n] * i[n]).sum() - (score(model, target, n, x[n]) - score(model, target, n, x[n] - i[n]))
@@ -70,7 +72,7 @@ def test_captum_agrees(model, x, target, site):
     theirs = captum.infidelity(
         model, lambda _: (change, x - change), x, attribution, target=target, n_perturb_samples=1
     )
-    ours = infidelity(site.score, x, attribution, lambda _: (change, x - change), n_samples=1)
+    ours = infidelity(site.score, site.score(x), attribution, lambda _: (change, x - change), n_samples=1)
     torch.testing.assert_close(ours, theirs.detach())
 
     def explanation(near):
