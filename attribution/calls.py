@@ -99,8 +99,10 @@ class Bound:
         self.is_credited = tuple(carries_credit(tensor) for tensor in self.tensors)
         self.writes: Callable[..., Any] | None = None
         """The spelling that writes its result into its first argument, where the call had that form."""
+        self.could_write: Callable[..., Any] | None = None
+        """That spelling where nobody else reads the first argument, so that the call may as well leave it as it is."""
         self.gives_inputs = False
-        """Whether a rule may write over the inputs it gets: copies that nobody reads again."""
+        """Whether a rule may write over the inputs it gets, which nobody reads again."""
 
     @property
     def credited(self) -> list[Tensor]:

@@ -45,6 +45,8 @@ class Call:
     rule: Rule | None = None
     operation: Bound | None = None
     keeps_inputs: bool = True
+    owns_inputs: bool = False
+    """Whether nobody else reads what is kept of the inputs."""
     inputs: list[Kept] = field(default_factory=list)
     reference: list[Kept] = field(default_factory=list)
     constants: list[Tensor] = field(default_factory=list)

@@ -121,10 +121,10 @@ class Lending(TorchFunctionMode):
             self._is_aside = False
 
     def end(self) -> None:
-        """Gradients will flow once more only: copies that rules were given are theirs."""
+        """Gradients will flow once more only: inputs that nobody else reads are the rules' to write over."""
         for call in self.calls:
-            if call.operation is not None and call.operation.writes is not None:
-                call.operation.gives_inputs = call.keeps_inputs
+            if call.operation is not None:
+                call.operation.gives_inputs = call.owns_inputs
 
     def forget(self) -> None:
         """Gradients have flowed. Calls hold tensors, whose graph holds the calls: a circle that Python can't see through."""
@@ -152,10 +152,11 @@ class Lending(TorchFunctionMode):
     def apply(self, bound: Bound, rule: Rule, *results: Tensor) -> Any:
         """Run the call as a node whose backward is `rule`; it gets these results of the call after the inputs."""
         call, inputs = self._current, bound.credited
-        if bound.writes is hardtanh_:  # nobody else reads the input: it is left to the rule
-            bound.writes = None
         if self._paired is None:
             call.rule, call.operation = rule, bound
+            call.owns_inputs = bound.writes is not None or (
+                bound.could_write is not None and not self._keeps(inputs[0])
+            )
             if bound.writes is None:
                 call.inputs = [self.keep(tensor) for tensor in (*inputs, *results)]
             return Ruled.apply(call, *inputs)  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -169,6 +170,9 @@ class Lending(TorchFunctionMode):
         """The same for a rule that reads what came out of the call in place of what went in."""
         call = self._current
         call.rule, call.operation, call.keeps_inputs = rule, bound, False
+        if bound.could_write is not None:
+            self._protect(bound.credited[0])
+            bound.writes = bound.could_write
         result = Ruled.apply(call, *bound.credited)  # type: ignore[no-untyped-call]  # as above
         call.inputs = [self.keep(result)]
         return result
@@ -215,9 +219,9 @@ class Lending(TorchFunctionMode):
         if self._paired is None:
             self.functions.append(func)
         name, is_in_place = canonical(func)
-        if is_in_place and self._kept:
-            self._protect(args[0])
         treatment = self.rules.treatments.get(name)
+        if is_in_place and (treatment is None or func is not hardtanh_):
+            self._protect(args[0])
         if treatment is None:
             if self.watched and name not in QUERIES:
                 self._note_readers(tensors_in((args, kwargs)))
@@ -228,6 +232,9 @@ class Lending(TorchFunctionMode):
         if not any(bound.is_credited):
             return bound()
         if not is_in_place:
+            return treatment(self, bound)
+        if func is hardtanh_:
+            bound.could_write, bound.function = func, out_of_place(name)
             return treatment(self, bound)
         if name in ELEMENTWISE and bound.is_of_one_tensor and not args[0]._is_view():  # noqa: SLF001  # of Tensor
             bound.writes, bound.function = func, out_of_place(name)
@@ -273,6 +280,10 @@ class Lending(TorchFunctionMode):
             )
         bound.is_credited = call.is_credited
         return call
+
+    def _keeps(self, tensor: Tensor) -> bool:
+        """Whether a rule keeps this tensor's values already."""
+        return tensor.untyped_storage().data_ptr() in self._kept
 
     def _protect(self, written: Tensor) -> None:
         """Give rules a copy of what they keep of a tensor that is about to be overwritten."""

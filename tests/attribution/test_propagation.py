@@ -10,6 +10,7 @@ from torch import nn
 
 from attribution.baselines import Baselines
 from attribution.bundle import Bundle
+from attribution.clamp import hardtanh_
 from attribution.errors import AttributionError, ModelError
 from attribution.methods.deconvolution import Deconvolution
 from attribution.methods.deep_lift import DeepLift
@@ -20,7 +21,9 @@ from attribution.nodes import PropagationError, RowsDiffer
 from attribution.passes import Passes
 from attribution.propagation import lent
 from attribution.ruled import UncoveredOperationError, compared
+from attribution.rules.linear import Epsilon
 from attribution.rules.rectified import DECONVOLVED, GUIDED
+from attribution.rules.relevance import relevance
 from attribution.rules.rescale import RESCALE
 from attribution.site import Input, Layer, Score, neuron
 
@@ -140,6 +143,41 @@ def test_a_call_in_place_gives_back_the_tensor_it_wrote_to():
         expected = {"guided_backprop": (x > 0).double(), "deconvolution": torch.ones(8).double()}
         slope = (x.relu() - 1) / (x - 1)
         torch.testing.assert_close(gradient, expected.get(rules.name, slope).detach())
+
+
+@pytest.mark.parametrize(
+    ("rules", "is_kept_twice"), [(RESCALE, False), (relevance(Epsilon(1e-9)), True)], ids=["deep_lift", "lrp"]
+)
+def test_an_input_that_nobody_else_reads_is_kept_without_a_copy(rules, is_kept_twice):
+    """And written over only where no other rule keeps it: LRP damps by what came out of the layer before."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(5, 4, dtype=torch.float64)
+
+    def f(x, clamp):
+        z = F.linear(x, weight)
+        return z, clamp(z, 0.0, 1.0)
+
+    def gradient(clamp):
+        with lent(rules) as lending:
+            z, y = f(x, clamp)
+        before = z.detach().clone()
+        if rules is RESCALE:
+            with lending.reference():
+                f(torch.ones(1, 4, dtype=torch.float64), clamp)
+        lending.end()
+        (kept,) = lending.calls[-1].inputs
+        is_copied = kept.tensor.data_ptr() != z.data_ptr()
+        credit = torch.autograd.grad(y.sum(), x)[0]
+        is_overwritten = not torch.equal(before, z)
+        lending.forget()
+        return credit, is_copied, is_overwritten
+
+    expected, *_ = gradient(F.hardtanh)
+    credit, is_copied, is_overwritten = gradient(hardtanh_)
+    assert torch.equal(credit, expected)
+    assert not is_copied
+    assert is_overwritten != is_kept_twice
 
 
 # pairing
