@@ -101,6 +101,8 @@ class Bound:
         """The spelling that writes its result into its first argument, where the call had that form."""
         self.could_write: Callable[..., Any] | None = None
         """That spelling where nobody else reads the first argument, so that the call may as well leave it as it is."""
+        self.copy: Tensor | None = None
+        """Of the first argument, where one was made before the call writes there."""
         self.gives_inputs = False
         """Whether a rule may write over the inputs it gets, which nobody reads again."""
 

@@ -47,6 +47,8 @@ class Call:
     keeps_inputs: bool = True
     owns_inputs: bool = False
     """Whether nobody else reads what is kept of the inputs."""
+    is_last: bool = False
+    """Whether gradients will flow here once more only."""
     inputs: list[Kept] = field(default_factory=list)
     reference: list[Kept] = field(default_factory=list)
     constants: list[Tensor] = field(default_factory=list)
@@ -64,9 +66,13 @@ class Ruled(torch.autograd.Function):
             result: Tensor = call.operation(*inputs)
             return result
         ctx.mark_dirty(inputs[0])
-        if call.keeps_inputs:
+        copy = call.operation.copy
+        if not call.keeps_inputs:
+            call.operation.written(inputs[0])
+        elif copy is None:
             call.inputs = [Kept(moved(inputs[0], call.operation.written))]
         else:
+            call.inputs = [Kept(copy)]
             call.operation.written(inputs[0])
         return inputs[0]
 
@@ -79,6 +85,8 @@ class Ruled(torch.autograd.Function):
         assert call.operation is not None
         inputs, reference = ([kept.tensor for kept in several] for several in (call.inputs, call.reference))
         gradients = call.rule(call.operation, gradient, inputs, reference)
+        if call.is_last:  # while others wait for theirs, this memory is of use; and a gradient held here can't be added to
+            call.inputs, call.reference = [], []
         pairs = zip(gradients, inputs, strict=False)  # results come after the inputs
         return None, *(g.sum_to_size(x.shape).to(x.dtype) for g, x in pairs)
 

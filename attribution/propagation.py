@@ -31,7 +31,7 @@ from torch.overrides import TorchFunctionMode
 from attribution.calls import Bound, canonical, constant, model_line, opened, out_of_place, tensors_in
 from attribution.clamp import hardtanh_
 from attribution.nodes import Call, Kept, PropagationError, RowsDiffer, Rule, Ruled, check_rows
-from attribution.rules.operations import ELEMENTWISE
+from attribution.rules.operations import ELEMENTWISE, SUMS
 
 Treatment = Callable[["Lending", Bound], Any]
 """How one call runs: `lending.apply(bound, rule)`, or other operations written in its place."""
@@ -123,6 +123,7 @@ class Lending(TorchFunctionMode):
     def end(self) -> None:
         """Gradients will flow once more only: inputs that nobody else reads are the rules' to write over."""
         for call in self.calls:
+            call.is_last = True
             if call.operation is not None:
                 call.operation.gives_inputs = call.owns_inputs
 
@@ -154,9 +155,8 @@ class Lending(TorchFunctionMode):
         call, inputs = self._current, bound.credited
         if self._paired is None:
             call.rule, call.operation = rule, bound
-            call.owns_inputs = bound.writes is not None or (
-                bound.could_write is not None and not self._keeps(inputs[0])
-            )
+            is_only_here = bound.copy is None if bound.writes is not None else not self._keeps(inputs[0])
+            call.owns_inputs = is_only_here and (bound.writes or bound.could_write) is not None
             if bound.writes is None:
                 call.inputs = [self.keep(tensor) for tensor in (*inputs, *results)]
             return Ruled.apply(call, *inputs)  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -220,8 +220,7 @@ class Lending(TorchFunctionMode):
             self.functions.append(func)
         name, is_in_place = canonical(func)
         treatment = self.rules.treatments.get(name)
-        if is_in_place and (treatment is None or func is not hardtanh_):
-            self._protect(args[0])
+        copy = self._protect(args[0]) if is_in_place and (treatment is None or func is not hardtanh_) else None
         if treatment is None:
             if self.watched and name not in QUERIES:
                 self._note_readers(tensors_in((args, kwargs)))
@@ -231,13 +230,13 @@ class Lending(TorchFunctionMode):
         self._current = self._next_call(bound)
         if not any(bound.is_credited):
             return bound()
-        if not is_in_place:
+        if not is_in_place or name in SUMS:  # which plain autograd takes as they are
             return treatment(self, bound)
         if func is hardtanh_:
             bound.could_write, bound.function = func, out_of_place(name)
             return treatment(self, bound)
         if name in ELEMENTWISE and bound.is_of_one_tensor and not args[0]._is_view():  # noqa: SLF001  # of Tensor
-            bound.writes, bound.function = func, out_of_place(name)
+            bound.writes, bound.function, bound.copy = func, out_of_place(name), copy
             return treatment(self, bound)
         # The model may go on with either the result or the tensor that was written to.
         bound.become(out_of_place(name), args[0].clone())
@@ -285,10 +284,20 @@ class Lending(TorchFunctionMode):
         """Whether a rule keeps this tensor's values already."""
         return tensor.untyped_storage().data_ptr() in self._kept
 
-    def _protect(self, written: Tensor) -> None:
-        """Give rules a copy of what they keep of a tensor that is about to be overwritten."""
+    def _protect(self, written: Tensor) -> Tensor | None:
+        """Give rules a copy of what they keep of a tensor that is about to be overwritten; the copy of all of it, if there is one."""
+        copies: dict[Any, Tensor] = {}
         for kept in self._kept.pop(written.untyped_storage().data_ptr(), ()):
-            kept.tensor = kept.tensor.clone()
+            place = _geometry(kept.tensor)
+            if place not in copies:
+                copies[place] = kept.tensor.clone()
+            kept.tensor = copies[place]
+        return copies.get(_geometry(written))
+
+
+def _geometry(t: Tensor) -> Any:
+    """Where in its storage a tensor lies."""
+    return t.storage_offset(), t.shape, t.stride(), t.dtype
 
 
 _WAY_OUT = "the model's calls depend on the pixels, choose a method without a reference pass"
