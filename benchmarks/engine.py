@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from engine_cases import CASES, Case
-from measuring import in_turn, machine, ratios
+from measuring import as_a_worker, in_turn, machine, ratios
 from photographs import photographs
 from torch import nn
 
@@ -41,6 +41,7 @@ class Bench:
     """One model, some images, and the bare passes to compare with."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
+        as_a_worker()
         self.asked, self.rows, self.compiles = arguments.precision, arguments.rows, arguments.compile
         self.threads = arguments.threads or torch.get_num_threads()
         self.clock = time.process_time if arguments.process_time else time.perf_counter

@@ -31,6 +31,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -134,12 +135,15 @@ def spec_of(arguments: argparse.Namespace, method: str) -> Any:
 
 
 def bare(uri: str, workers: int) -> Rate:
-    """The engine on preloaded tensors, in as many processes at once as the job has workers."""
+    """The engine on preloaded tensors, in as many processes at once as the job has workers, with their settings."""
+    from jobs.devices import KEEP_FREED_MEMORY
+
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(workers), context.Queue()
     processes = [context.Process(target=explain_bare, args=(uri, barrier, answers)) for _ in range(workers)]
-    for process in processes:
-        process.start()
+    with mock.patch.dict(os.environ, KEEP_FREED_MEMORY):
+        for process in processes:
+            process.start()
     rates = [answers.get() for _ in processes]
     for process in processes:
         process.join()

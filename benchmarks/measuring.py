@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+
+from jobs.devices import KEEP_FREED_MEMORY
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,14 @@ def ratios(numerator: Timing, denominator: Timing, factor: float = 1.0) -> tuple
     """Smallest, median and largest of factor * numerator / denominator, round by round."""
     values = sorted(factor * a / b for a, b in zip(numerator.rounds, denominator.rounds, strict=True))
     return values[0], statistics.median(values), values[-1]
+
+
+def as_a_worker() -> None:
+    """Begin again in the environment that workers on cores have: malloc reads its settings only once."""
+    if not torch.cuda.is_available() and any(
+        os.environ.get(name) != value for name, value in KEEP_FREED_MEMORY.items()
+    ):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_FREED_MEMORY})
 
 
 def machine() -> str:

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from measuring import machine
+from measuring import as_a_worker, machine
 
 from attribution.explain import Answer, Images, explain
 from attribution.passes import Passes
@@ -197,6 +197,7 @@ def main() -> None:
     parser.add_argument("--decoders", type=int, default=max(1, (os.cpu_count() or 1) - 2))
     parser.add_argument("--output", type=Path, help="where to write, a fresh folder of the system's by default")
     options = parser.parse_args()
+    as_a_worker()
     has_gpu = torch.cuda.is_available()
     print(machine(), f"{os.cpu_count()} cores", flush=True)
     for method in options.method or ["saliency", "gradient_shap"]:

@@ -17,6 +17,7 @@ from ray.exceptions import (
 )
 
 from jobs.decoding import decode
+from jobs.devices import KEEP_FREED_MEMORY
 from jobs.places import AwayError
 from jobs.precision import Choice, choose_here
 from jobs.retry import Fault
@@ -101,6 +102,7 @@ class Handle:
             num_gpus=room.gpus_per_worker,
             max_restarts=0,  # a dead worker is replaced by a new one with a new name
             max_task_retries=0,  # and what it did is the schedule's to decide
+            runtime_env=None if room.gpus_per_worker else {"env_vars": KEEP_FREED_MEMORY},
         ).remote(uri, room.gpus_per_worker)
 
     def call(self, method: str, *arguments: Any) -> Any:

@@ -1,12 +1,11 @@
 """Where and in what precision a worker computes, with everything that would make equal runs differ switched off."""
 
-import ctypes
 import fcntl
 import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,13 @@ logger = logging.getLogger(__name__)
 
 ReadScore = Callable[[object], Tensor] | None
 
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of malloc.h
+KEEP_FREED_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+"""The environment that a process computes best in on a core: glibc uses again what was freed.
+
+Else each large array comes as fresh pages, which the kernel zeroes first: a sixth of saliency's time in a worker. One arena
+for all threads, since only the first can hold large arrays. It has to be there when the process starts: mallopt reaches no
+arena of a thread.
+"""
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -31,7 +36,6 @@ def use_device(precision: str, threads: int, *, wants_gpu: bool) -> torch.device
     """The device of this process. Algorithms are fixed and not chosen by timing: equal specs give equal bits."""
     torch.set_num_threads(threads)  # Ray's OMP_NUM_THREADS does not reach a process that has imported torch before
     if not (wants_gpu and torch.cuda.is_available()):
-        keep_freed_memory()
         return torch.device("cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
@@ -40,18 +44,6 @@ def use_device(precision: str, threads: int, *, wants_gpu: bool) -> torch.device
     # It would fill every new array with NaN, for debugging: a pass over memory more.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch leaves it undeclared
     return torch.device("cuda")
-
-
-def keep_freed_memory() -> None:
-    """Have glibc use again what was freed: each large array would come as fresh pages, which the kernel zeroes first.
-
-    That took 5 of saliency's 51 ms an image in a worker's thread. One arena for all threads, since each would keep as much:
-    850 instead of 1,060 MiB.
-    """
-    with suppress(AttributeError, TypeError, OSError):  # another C library, with ways of its own
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1)):
-            mallopt(parameter, value)
 
 
 @contextmanager

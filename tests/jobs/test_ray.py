@@ -5,10 +5,12 @@ import os
 import random
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
 from jobs.cluster import Handle, Room, collect
+from jobs.devices import KEEP_FREED_MEMORY
 from jobs.driver import Driver, Watch
 from jobs.retry import Limits
 from storage.run import Run
@@ -74,11 +76,18 @@ def test_two_workers_and_a_shuffled_order_change_no_bit(cluster, folder, tmp_pat
     run, spec = tiny.new_run(folder, tmp_path / "run", workers=2)
     units = run.pending()
     random.Random(1).shuffle(units)
-    driver = Watched(run, spec, workers=2)
+    environments = []
+
+    def look(driver):
+        environments.append(Path(f"/proc/{driver.pids[-1]}/environ").read_text().split("\0"))
+
+    driver = Watched(run, spec, workers=2, on_ready=look)
     with monkeypatch.context() as patch:
         patch.delattr(Run, "index")  # a driver never holds the whole index: of 1.3 million images it is 200 MB
         assert driver.drive(units).how == "finished"
     assert len(driver.pids) == 2
+    kept = {f"{name}={value}" for name, value in KEEP_FREED_MEMORY.items()}
+    assert all(kept <= set(environment) for environment in environments)
     is_whole(run, undisturbed)
 
 
