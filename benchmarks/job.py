@@ -136,7 +136,7 @@ def spec_of(arguments: argparse.Namespace, method: str) -> Any:
 
 def bare(uri: str, workers: int) -> Rate:
     """The engine on preloaded tensors, in as many processes at once as the job has workers, with their settings."""
-    from jobs.devices import KEEP_FREED_MEMORY
+    from jobs.environment import KEEP_FREED_MEMORY
 
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(workers), context.Queue()

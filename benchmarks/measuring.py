@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from jobs.devices import KEEP_FREED_MEMORY
+from jobs.environment import KEEP_FREED_MEMORY
 
 
 @dataclass(frozen=True, slots=True)

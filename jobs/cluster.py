@@ -1,6 +1,7 @@
 """What the driver asks of Ray: how much room there is, workers, decode tasks, and errors read as faults."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from ray.exceptions import (
 )
 
 from jobs.decoding import decode
-from jobs.devices import KEEP_FREED_MEMORY
+from jobs.environment import KEEP_FREED_MEMORY
 from jobs.places import AwayError
 from jobs.precision import Choice, choose_here
 from jobs.retry import Fault
@@ -91,6 +92,12 @@ def choose_on_cluster(spec: RunSpec, *asked: Any) -> Choice:
     return choice
 
 
+def worker_environment(room: Room) -> dict[str, Any] | None:
+    """What a worker's process has to be started with; nothing where Ray itself was, so that one that it keeps ready will do."""
+    is_set = KEEP_FREED_MEMORY.items() <= os.environ.items()
+    return None if room.gpus_per_worker or is_set else {"env_vars": KEEP_FREED_MEMORY}
+
+
 class Handle:
     """A worker actor as the driver holds it."""
 
@@ -102,7 +109,7 @@ class Handle:
             num_gpus=room.gpus_per_worker,
             max_restarts=0,  # a dead worker is replaced by a new one with a new name
             max_task_retries=0,  # and what it did is the schedule's to decide
-            runtime_env=None if room.gpus_per_worker else {"env_vars": KEEP_FREED_MEMORY},
+            runtime_env=worker_environment(room),
         ).remote(uri, room.gpus_per_worker)
 
     def call(self, method: str, *arguments: Any) -> Any:

@@ -21,14 +21,6 @@ logger = logging.getLogger(__name__)
 
 ReadScore = Callable[[object], Tensor] | None
 
-KEEP_FREED_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-"""The environment that a process computes best in on a core: glibc uses again what was freed.
-
-Else each large array comes as fresh pages, which the kernel zeroes first: a sixth of saliency's time in a worker. One arena
-for all threads, since only the first can hold large arrays. It has to be there when the process starts: mallopt reaches no
-arena of a thread.
-"""
-
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 

@@ -9,34 +9,29 @@ from pathlib import Path
 
 import ray
 
-SETTINGS = {
-    # Ray's coming default; its warning says nothing to users.
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # A process that decodes is idle while the workers have enough at hand. Ray would end it after a second, and each new one
-    # takes a second of a core to start: together a quarter of a short run.
-    "RAY_idle_worker_killing_time_threshold_ms": "600000",
-}
-"""How a Ray of our own is to run, where its user hasn't said otherwise."""
+from jobs.environment import OWN_RAY
 
 
 @contextmanager
 def local_ray(*, dashboard: bool = True) -> Iterator[str]:
     """A Ray of this process's own; what it yields says so. Never one that happens to run on this machine."""
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    context = ray.init(
-        address="local",
-        include_dashboard=dashboard,
-        dashboard_host="127.0.0.1",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=False,
-    )
-    url = context.dashboard_url
+    ours = {name: value for name, value in OWN_RAY.items() if name not in os.environ}
+    os.environ.update(ours)
     try:
+        context = ray.init(
+            address="local",
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+        )
+        url = context.dashboard_url
         yield "no --address or RAY_ADDRESS: running on this machine" + (f", dashboard http://{url}" if url else "")
     finally:
         ray.shutdown()
+        for name in ours:
+            del os.environ[name]
 
 
 @contextmanager

@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, OutOfMemoryError, WorkerCrashedError
 
-from jobs.cluster import MOST_WINDOW_BYTES, decode_fault, is_innocent, is_worker_loss, room, told
+from jobs.cluster import (
+    MOST_WINDOW_BYTES,
+    decode_fault,
+    is_innocent,
+    is_worker_loss,
+    room,
+    told,
+    worker_environment,
+)
+from jobs.environment import KEEP_FREED_MEMORY, OWN_RAY
 from jobs.places import AwayError
 from jobs.spec import RunSpec
 
@@ -51,6 +60,17 @@ def test_decoding_fits_beside_workers_on_every_machine(cores, threads):
     if cores >= threads:
         left = cores - found.workers * found.cpus_per_worker
         assert left >= found.decode_cpus - 1e-9
+
+
+def test_workers_on_cores_keep_freed_memory_whoever_started_ray(monkeypatch):
+    on_cores, on_gpus = room(asked(), {"CPU": 2.0}, 1), room(asked(), {"GPU": 1.0, "CPU": 2.0}, 1)
+    for name in KEEP_FREED_MEMORY:
+        monkeypatch.delenv(name, raising=False)
+    assert worker_environment(on_cores) == {"env_vars": KEEP_FREED_MEMORY}
+    assert worker_environment(on_gpus) is None
+    for name, value in OWN_RAY.items():  # as a Ray of our own is started, and with it this process
+        monkeypatch.setenv(name, value)
+    assert worker_environment(on_cores) is None
 
 
 def test_the_window_is_a_share_of_the_object_store():

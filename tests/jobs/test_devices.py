@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from jobs.devices import KEEP_FREED_MEMORY
+from jobs.environment import KEEP_FREED_MEMORY
 
 FAULTS = """
 import resource, threading, torch

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from jobs.cluster import Handle, Room, collect
-from jobs.devices import KEEP_FREED_MEMORY
 from jobs.driver import Driver, Watch
+from jobs.environment import KEEP_FREED_MEMORY
 from jobs.retry import Limits
 from storage.run import Run
 from tests.jobs import tiny
