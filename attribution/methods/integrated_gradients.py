@@ -55,9 +55,10 @@ class IntegratedGradients(Method):
         return Attributed((end - start) * mean_gradient if self.multiply_by_inputs else mean_gradient, steps)
 
     def _mean_gradient(self, f: Site, start: Features, end: Features) -> Features:
-        mean_gradient = torch.zeros(())
+        path, mean_gradient = end - start, torch.zeros(())
         for alpha, weight in quadrature(self.method, self.n_steps):
-            mean_gradient = mean_gradient + weight * f.gradient(start + alpha * (end - start))
+            gradient = f.gradient(torch.add(start, path, alpha=alpha))
+            mean_gradient = torch.add(mean_gradient, gradient, alpha=weight)
         return mean_gradient
 
     def cost(self, image_shape: tuple[int, ...]) -> Cost:
