@@ -30,6 +30,18 @@ def credited(values: Tensor, mask: Features, like: Features) -> Features:
     return bundled([_by_feature(values, where).expand_as(part).contiguous() for where, part in together])
 
 
+def region_dots(one: Features, other: Features, mask: Features, like: Features) -> Tensor:
+    """For each region, the sum of one * other over its features, in float64.  -> (N, regions)"""
+    count = int(region_counts(mask, len(like)).max())
+    dots = torch.zeros(len(like) * count, dtype=torch.float64, device=parts_of(like)[0].device)
+    first = torch.arange(0, len(dots), count, device=dots.device).unsqueeze(1)
+    for where, part, a, b in zip(*map(parts_of, (mask, like, one, other)), strict=True):
+        regions = flat_rows(where.expand(part.shape)) + first
+        products = (a.double() * b.double()).expand(part.shape)
+        dots.index_add_(0, regions.flatten(), products.flatten())
+    return dots.reshape(len(like), count)
+
+
 def region_sizes(mask: Features, like: Features) -> Features:
     """For each feature, how many features its region has.  -> (N, *features)"""
     counts = region_counts(mask, len(like))

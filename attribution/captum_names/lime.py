@@ -35,9 +35,11 @@ class ExponentialKernel:
     kernel_width: float = 1.0
 
     def __call__(self, original_inp: Any, perturbed_inp: Any, _interpretable: Any = None, **_kwargs: Any) -> float:
-        pair = [torch.cat([part.flatten() for part in _parts(given)]) for given in (original_inp, perturbed_inp)]
+        x, near = (
+            torch.cat([part.flatten().double() for part in _parts(given)]) for given in (original_inp, perturbed_inp)
+        )
         kernel = Lime(distance=self.distance, kernel_width=self.kernel_width)
-        return float(kernel.similarity(pair[0].unsqueeze(0), pair[1].unsqueeze(0)))
+        return float(kernel.similarity(x @ x, x @ near, near @ near))
 
 
 def get_exp_kernel_similarity_function(distance_mode: str = "cosine", kernel_width: float = 1.0) -> ExponentialKernel:

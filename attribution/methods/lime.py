@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attribution.bundle import Features, parts_of
-from attribution.coalitions import composed, credited, flat_rows, region_counts
+from attribution.bundle import Features, sent
+from attribution.coalitions import composed, credited, region_counts, region_dots
 from attribution.errors import AttributionError, nearest
 from attribution.method import Cost
 from attribution.methods.regional import Regional
@@ -38,35 +38,34 @@ class Lime(Regional):
     def attribute(self, site: Site, x: Features, baseline: Features, mask: Features, draws: Draws) -> Features:
         f, start, end = site.tail(x), site.features(baseline), site.features(x)
         counts = region_counts(mask, len(x))
-        surrogate = Surrogate(counts)
+        # Of each region, so that a sample's distance from the image takes no pass over both.
+        squares, mixed, others = (region_dots(*pair, mask, end) for pair in ((end, end), (end, start), (start, start)))
+        square, surrogate = squares.sum(1), Surrogate(counts)
         for sample in range(self.n_samples):
             kept = draws.table(counts, sample) < 0.5
-            near = composed(kept, mask, end, start)
-            surrogate.add(kept, f.score(near), self.similarity(end, near))
+            is_kept = sent(kept, squares.device)
+            products = (torch.where(is_kept, squares, gone).sum(1) for gone in (mixed, others))
+            score = f.score(composed(kept, mask, end, start))
+            surrogate.add(kept, score, self.similarity(square, *products))
         coefficients = surrogate.lasso(self.alpha) if self.alpha else surrogate.least_squares()
         return credited(coefficients, mask, like=end)
 
-    def similarity(self, x: Features, near: Features) -> Tensor:
-        """How much a sample counts.  -> (N,)"""
-        return (-(DISTANCES[self.distance](x, near) ** 2) / (2 * self.kernel_width**2)).exp()
+    def similarity(self, xx: Tensor, xn: Tensor, nn: Tensor) -> Tensor:
+        """How much a sample n of an image x counts, from their dot products <x, x>, <x, n> and <n, n>.  -> (N,)"""
+        return (-(DISTANCES[self.distance](xx, xn, nn) ** 2) / (2 * self.kernel_width**2)).exp()
 
     def cost(self, image_shape: tuple[int, ...]) -> Cost:
         return Cost(forward=self.n_samples)
 
 
-def cosine(x: Features, near: Features) -> Tensor:
+def cosine(xx: Tensor, xn: Tensor, nn: Tensor) -> Tensor:
     """1 - the cosine of the angle between both.  -> (N,)"""
-    return 1 - _dot(x, near) / (_dot(x, x) * _dot(near, near)).sqrt().clamp(min=1e-12)
+    return 1 - xn / (xx * nn).sqrt().clamp(min=1e-12)
 
 
-def euclidean(x: Features, near: Features) -> Tensor:
+def euclidean(xx: Tensor, xn: Tensor, nn: Tensor) -> Tensor:
     """The length of the difference.  -> (N,)"""
-    return _dot(x - near, x - near).sqrt()
+    return (xx - 2 * xn + nn).clamp(min=0).sqrt()
 
 
 DISTANCES = {"cosine": cosine, "euclidean": euclidean}
-
-
-def _dot(one: Features, other: Features) -> Tensor:
-    products = zip(parts_of(one), parts_of(other), strict=True)
-    return torch.stack([flat_rows(a * b).double().sum(1) for a, b in products]).sum(0)
