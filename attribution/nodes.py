@@ -87,9 +87,8 @@ class Ruled(torch.autograd.Function):
         assert call.operation is not None
         inputs, reference = ([kept.tensor for kept in several] for several in (call.inputs, call.reference))
         gradients = call.rule(call.operation, gradient, inputs, reference)
-        if (
-            call.is_last
-        ):  # while others wait for theirs, this memory is of use; and a gradient held here can't be added to
+        if call.is_last:
+            # Memory for the calls that wait for theirs; and autograd adds to a gradient in place only where nobody else holds it.
             call.inputs, call.reference = [], []
         pairs = zip(gradients, inputs, strict=False)  # results come after the inputs
         return None, *(g.sum_to_size(x.shape).to(x.dtype) for g, x in pairs)

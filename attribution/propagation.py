@@ -230,7 +230,7 @@ class Lending(TorchFunctionMode):
         self._current = self._next_call(bound)
         if not any(bound.is_credited):
             return bound()
-        if not is_in_place or name in SUMS:  # which plain autograd takes as they are
+        if not is_in_place or (name in SUMS and bound.is_credited[0]):  # autograd takes these in place as they are
             return treatment(self, bound)
         if func is hardtanh_:
             bound.could_write, bound.function = func, out_of_place(name)
