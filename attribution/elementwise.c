@@ -21,7 +21,7 @@
 #endif
 
 /* Goes up with every change of what a function takes: an older library beside newer code is left alone. */
-const int elementwise_version = 2;
+const int elementwise_version = 1;
 
 /* A block of a reference that all rows share stays in the first cache. */
 enum { BLOCK = 2048 };
@@ -96,21 +96,6 @@ static size_t cut(size_t width, int thread, int threads) {
             INDEPENDENT for (size_t i = begin; i < end; i++)                                                         \
                 out_[i] = y_[i] <= 0 || y_[i] >= high || g[i] < 0 ? 0 : g[i];                                        \
         }                                                                                                            \
-    }                                                                                                                \
-    /* x goes into copy, what it is clamped to into x */                                                             \
-    FOR_EVERY_PROCESSOR static void clamp_part_##SUFFIX(REAL *copy, REAL *x, size_t rows, size_t width, size_t begin,\
-                                                        size_t end, REAL low, REAL high) {                           \
-        for (size_t row = 0; row < rows; row++) {                                                                    \
-            REAL *copy_ = copy + row * width, *x_ = x + row * width;                                                 \
-            INDEPENDENT for (size_t i = begin; i < end; i++) {                                                       \
-                const REAL a = x_[i];                                                                                \
-                copy_[i] = a;                                                                                        \
-                x_[i] = CLAMPED(a);                                                                                  \
-            }                                                                                                        \
-        }                                                                                                            \
-    }                                                                                                                \
-    void clamp_##SUFFIX(int threads, REAL *copy, REAL *x, size_t rows, size_t width, REAL low, REAL high) {          \
-        EACH_THREAD clamp_part_##SUFFIX(copy, x, rows, width, COLUMNS, low, high);                                   \
     }                                                                                                                \
     void rescale_##SUFFIX(int threads, REAL *out, const REAL *x, const REAL *gradient, const REAL *reference,        \
                           size_t rows, size_t width, size_t row_step, size_t column_step, REAL low, REAL high) {     \

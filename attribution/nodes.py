@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from attribution import native
 from attribution.blocks import moved
 from attribution.calls import Bound
 from attribution.errors import ModelError
-from attribution.rules.operations import CLAMPS
 
 Operation = Callable[..., Any]
 """An operation as a function of the tensors that carry credit alone."""
@@ -72,7 +70,7 @@ class Ruled(torch.autograd.Function):
         if not call.keeps_inputs:
             call.operation.written(inputs[0])
         elif copy is None:
-            call.inputs = [Kept(_overwritten(inputs[0], call.operation))]
+            call.inputs = [Kept(moved(inputs[0], call.operation.written))]
         else:
             call.inputs = [Kept(copy)]
             call.operation.written(inputs[0])
@@ -92,15 +90,6 @@ class Ruled(torch.autograd.Function):
             call.inputs, call.reference = [], []
         pairs = zip(gradients, inputs, strict=False)  # results come after the inputs
         return None, *(g.sum_to_size(x.shape).to(x.dtype) for g, x in pairs)
-
-
-def _overwritten(x: Tensor, operation: Bound) -> Tensor:
-    """A copy of x, into which the operation then writes its result."""
-    if operation.name in CLAMPS:
-        copy = torch.empty_like(x)
-        if native.clamp(copy, x, CLAMPS[operation.name](operation)):
-            return copy
-    return moved(x, operation.written)
 
 
 def check_rows(call: Call) -> None:
