@@ -30,25 +30,21 @@ def credited(values: Tensor, mask: Features, like: Features) -> Features:
     return bundled([_by_feature(values, where).expand_as(part).contiguous() for where, part in together])
 
 
-def region_dots(one: Features, other: Features, mask: Features, like: Features) -> Tensor:
-    """For each region, the sum of one * other over its features, in float64.  -> (N, regions)"""
-    count = int(region_counts(mask, len(like)).max())
-    dots = torch.zeros(len(like) * count, dtype=torch.float64, device=parts_of(like)[0].device)
-    first = torch.arange(0, len(dots), count, device=dots.device).unsqueeze(1)
-    for where, part, a, b in zip(*map(parts_of, (mask, like, one, other)), strict=True):
-        regions = flat_rows(where.expand(part.shape)) + first
-        products = (a.double() * b.double()).expand(part.shape)
-        dots.index_add_(0, regions.flatten(), products.flatten())
-    return dots.reshape(len(like), count)
+def region_dots(one: Features, other: Features, mask: Features, counts: Tensor) -> Tensor:
+    """For each region, the sum of one * other over its features, in float64.  (N, *features), counts (N,) -> (N, regions)"""
+    most = int(counts.max())
+    dots = torch.zeros(len(one) * most, dtype=torch.float64, device=parts_of(one)[0].device)
+    first = torch.arange(0, len(dots), most, device=dots.device).unsqueeze(1)
+    for where, a, b in zip(*map(parts_of, (mask, one, other)), strict=True):
+        regions = flat_rows(where.expand(a.shape)) + first
+        dots.index_add_(0, regions.flatten(), (a.double() * b.double()).flatten())
+    return dots.reshape(len(one), most)
 
 
 def region_sizes(mask: Features, like: Features) -> Features:
     """For each feature, how many features its region has.  -> (N, *features)"""
-    counts = region_counts(mask, len(like))
-    sizes = torch.zeros(len(like), int(counts.max()), dtype=torch.float64)
-    for where, part in zip(parts_of(mask), parts_of(like), strict=True):
-        regions = where.expand(part.shape).flatten(1).cpu()
-        sizes += torch.stack([torch.bincount(row, minlength=sizes.shape[1]) for row in regions])
+    ones = torch.ones_like(like)
+    sizes = region_dots(ones, ones, mask, region_counts(mask, len(like)))
     return credited(sizes.to(parts_of(like)[0].dtype), mask, like)
 
 

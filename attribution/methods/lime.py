@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attribution.bundle import Features, sent
+from attribution.bundle import Features, expanded, sent
 from attribution.coalitions import composed, credited, region_counts, region_dots
 from attribution.errors import AttributionError, nearest
 from attribution.method import Cost
@@ -37,9 +37,12 @@ class Lime(Regional):
 
     def attribute(self, site: Site, x: Features, baseline: Features, mask: Features, draws: Draws) -> Features:
         f, start, end = site.tail(x), site.features(baseline), site.features(x)
+        start = expanded(start, end)
         counts = region_counts(mask, len(x))
         # Of each region, so that a sample's distance from the image takes no pass over both.
-        squares, mixed, others = (region_dots(*pair, mask, end) for pair in ((end, end), (end, start), (start, start)))
+        squares, mixed, others = (
+            region_dots(*pair, mask, counts) for pair in ((end, end), (end, start), (start, start))
+        )
         square, surrogate = squares.sum(1), Surrogate(counts)
         for sample in range(self.n_samples):
             kept = draws.table(counts, sample) < 0.5
