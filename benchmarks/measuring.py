@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from jobs.environment import KEEP_FREED_MEMORY
+from jobs.environment import KEEP_FREED_MEMORY, unset
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,8 @@ def ratios(numerator: Timing, denominator: Timing, factor: float = 1.0) -> tuple
 
 def as_a_worker() -> None:
     """Begin again in the environment that workers on cores have: malloc reads its settings only once."""
-    if not torch.cuda.is_available() and any(
-        os.environ.get(name) != value for name, value in KEEP_FREED_MEMORY.items()
-    ):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_FREED_MEMORY})
+    if not torch.cuda.is_available() and (missing := unset(KEEP_FREED_MEMORY)):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **missing})
 
 
 def machine() -> str:

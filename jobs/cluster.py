@@ -1,7 +1,6 @@
 """What the driver asks of Ray: how much room there is, workers, decode tasks, and errors read as faults."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from ray.exceptions import (
 )
 
 from jobs.decoding import decode
-from jobs.environment import KEEP_FREED_MEMORY
+from jobs.environment import KEEP_FREED_MEMORY, unset
 from jobs.places import AwayError
 from jobs.precision import Choice, choose_here
 from jobs.retry import Fault
@@ -94,8 +93,8 @@ def choose_on_cluster(spec: RunSpec, *asked: Any) -> Choice:
 
 def worker_environment(room: Room) -> dict[str, Any] | None:
     """What a worker's process has to be started with; nothing where Ray itself was, so that one that it keeps ready will do."""
-    is_set = KEEP_FREED_MEMORY.items() <= os.environ.items()
-    return None if room.gpus_per_worker or is_set else {"env_vars": KEEP_FREED_MEMORY}
+    missing = unset(KEEP_FREED_MEMORY)
+    return {"env_vars": missing} if missing and not room.gpus_per_worker else None
 
 
 class Handle:

@@ -1,4 +1,7 @@
-"""Environment variables of the processes that we start. Loads nothing, so that they can be set before anything is loaded."""
+"""Environment variables of the processes that we start. Loads nothing large, so that they can be set before anything is loaded."""
+
+import os
+from collections.abc import Mapping
 
 KEEP_FREED_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 """What a process computes best with on a core: glibc uses again what was freed.
@@ -18,3 +21,8 @@ OWN_RAY = {
     **KEEP_FREED_MEMORY,
 }
 """How a Ray of our own is to run, where its user hasn't said otherwise."""
+
+
+def unset(settings: Mapping[str, str]) -> dict[str, str]:
+    """Those that this process's user hasn't set."""
+    return {name: value for name, value in settings.items() if name not in os.environ}

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import ray
 
-from jobs.environment import OWN_RAY
+from jobs.environment import OWN_RAY, unset
 
 
 @contextmanager
 def local_ray(*, dashboard: bool = True) -> Iterator[str]:
     """A Ray of this process's own; what it yields says so. Never one that happens to run on this machine."""
-    ours = {name: value for name, value in OWN_RAY.items() if name not in os.environ}
+    ours = unset(OWN_RAY)
     os.environ.update(ours)
     try:
         context = ray.init(
