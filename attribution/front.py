@@ -1,8 +1,9 @@
 """Recording the calls a model makes before a layer, and answering them again without computing.
 
-A torch function mode sees every call of the torch interface in order. In the recorded pass, a result made before the
+A torch function mode sees every call of the torch interface in order. Of the recorded pass, a result made before the
 layer is kept only if something behind the layer uses it (a skip connection); all others become placeholders of the same
-shape that hold NaN and no memory. In later passes each call before the layer is answered from the record.
+shape that hold NaN and no memory. In later passes each call before the layer is answered from the record, and a module
+that was entered and left before it is answered whole where nothing inside has to run (`spans`).
 """
 
 from __future__ import annotations
@@ -11,26 +12,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attribution.calls import tensors_in
 from attribution.hooks import Parts, Place
+from attribution.spans import Call, Spans, answered, outside
 from attribution.tap import Tap
 
 
 class FrontDiffers(Exception):  # noqa: N818  # a reason to take the other path, not an error of anybody's
     """The calls before the layer can't be answered from the record."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call of the torch interface: what was called, and its answer."""
-
-    function: Callable[..., Any]
-    answer: Any
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,17 +38,22 @@ class Front:
     output: Any
     """What the recorded pass put out."""
     calls: tuple[Call, ...]
+    """Those that no module below makes."""
+    modules: tuple[tuple[nn.Module, Any], ...]
+    """The modules that are answered whole, with their answers."""
     kept: tuple[tuple[Tensor, int], ...]
     """The tensors used behind the layer, with their version counters: a moved counter means they were overwritten."""
 
     @classmethod
     def record(cls, forward: Callable[[], Any], place: Place, *, proven: bool) -> Front:
         """Record one pass; unless `proven`, replay it at once and compare, which exposes calls that no mode sees."""
-        recording = _Recording()
-        with recording, Tap(place, on_reach=recording.end) as tap:
+        recording, spans = _Recording(), Spans()
+        with recording, Tap(place, on_reach=recording.end) as tap, spans.recorded(recording):
             output = forward()
-        calls = tuple(Call(call.function, _thinned(call.answer, recording.used)) for call in recording.calls)
-        front = cls(place, tap.parts, output, calls, tuple(recording.used.values()))
+        whole = spans.outermost(recording.calls, recording.used.keys())
+        calls = tuple(Call(call.function, recording.whole(call.answer)) for call in outside(recording.calls, whole))
+        modules = tuple((span.module, recording.whole(span.answer)) for span in whole)
+        front = cls(place, tap.parts, output, calls, modules, tuple(recording.used.values()))
         if not proven:
             with front.answering() as answers, Tap(place, replacement=tap.parts, on_reach=answers.end):
                 replayed = forward()
@@ -70,14 +70,15 @@ class Front:
 
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:
-        """What is called before the place, in order."""
+        """What is called before the place and has to be answered, in order."""
         return tuple(call.function for call in self.calls)
 
     def leaving(self, left: Sequence[Tensor]) -> Front:
         """The same calls, leaving other tensors in place of these: those of other images, say."""
         others = {id(old): new for old, new in zip(self.left, left, strict=True)}
         calls = tuple(Call(call.function, _exchanged(call.answer, others)) for call in self.calls)
-        return replace(self, calls=calls, kept=tuple((tensor, tensor._version) for tensor in left))  # noqa: SLF001  # see answering
+        modules = tuple((module, _exchanged(answer, others)) for module, answer in self.modules)
+        return replace(self, calls=calls, modules=modules, kept=tuple((tensor, tensor._version) for tensor in left))  # noqa: SLF001  # see answering
 
     @contextmanager
     def answering(self) -> Iterator[_Answering]:
@@ -85,31 +86,53 @@ class Front:
         if any(tensor._version != version for tensor, version in self.kept):  # noqa: SLF001  # the documented counter has no public name
             raise FrontDiffers("the model overwrites a tensor made before the layer")
         answers = _Answering(self.calls)
-        with answers:
+        with answers, answered(self.modules):
             yield answers
 
 
 class _Recording(TorchFunctionMode):
+    """The calls before the place, which hold no tensor: what nobody else holds is free to be written over, as ever."""
+
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Call] = []
         self.used: dict[int, tuple[Tensor, int]] = {}
-        self._made: dict[int, Tensor] = {}
+        """By the id of its placeholder, what is read behind the place, with its version counter."""
+        self._made: dict[int, tuple[ReferenceType[Tensor], Tensor]] = {}
+        """By its id, a tensor and its placeholder."""
         self._ended = False
 
     def end(self) -> None:
         self._ended = True
 
+    def has_ended(self) -> bool:
+        return self._ended
+
+    def thinned(self, answer: Any) -> Any:
+        """The answer with a placeholder for every tensor."""
+        return _each_tensor(answer, self._placeholder_of)
+
+    def whole(self, answer: Any) -> Any:
+        """The thinned answer with what is read behind the place put back."""
+        return _exchanged(answer, {key: tensor for key, (tensor, _) in self.used.items()})
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self._ended:
             for tensor in tensors_in((args, kwargs)):
-                if id(tensor) in self._made and id(tensor) not in self.used:
-                    self.used[id(tensor)] = (tensor, tensor._version)  # noqa: SLF001  # as above
+                made, placeholder = self._made.get(id(tensor), _NOTHING)
+                if made() is tensor:
+                    self.used.setdefault(id(placeholder), (tensor, tensor._version))  # noqa: SLF001  # as above
             return func(*args, **(kwargs or {}))
         answer = func(*args, **(kwargs or {}))
-        self.calls.append(Call(func, answer))
-        self._made.update((id(tensor), tensor) for tensor in tensors_in(answer))
+        self.calls.append(Call(func, self.thinned(answer)))
         return answer
+
+    def _placeholder_of(self, tensor: Tensor) -> Tensor:
+        made, placeholder = self._made.get(id(tensor), _NOTHING)
+        if made() is not tensor:
+            placeholder = _placeholder(tensor)
+            self._made[id(tensor)] = ref(tensor), placeholder
+        return placeholder
 
 
 class _Answering(TorchFunctionMode):
@@ -132,11 +155,6 @@ class _Answering(TorchFunctionMode):
         return call.answer
 
 
-def _thinned(answer: Any, used: dict[int, tuple[Tensor, int]]) -> Any:
-    """The answer with every tensor that nothing behind the layer uses replaced by a placeholder."""
-    return _each_tensor(answer, lambda tensor: tensor if id(tensor) in used else _placeholder(tensor))
-
-
 def _exchanged(answer: Any, others: Mapping[int, Tensor]) -> Any:
     """The answer with some tensors replaced by others, by id."""
     return _each_tensor(answer, lambda tensor: others.get(id(tensor), tensor))
@@ -156,3 +174,6 @@ def _each_tensor(answer: Any, change: Callable[[Tensor], Tensor]) -> Any:
 def _placeholder(tensor: Tensor) -> Tensor:
     number: float = float("nan") if tensor.is_floating_point() or tensor.is_complex() else 0
     return torch.full((), number, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+
+
+_NOTHING: tuple[Callable[[], Tensor | None], Tensor] = (lambda: None, torch.empty(0))

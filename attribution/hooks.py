@@ -6,11 +6,12 @@ place, so that the rest of the engine never sees how a module packs its results.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from attribution.errors import LayerError
 
@@ -52,6 +53,30 @@ def visiting(place: Place, visit: Visit) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def following(enter: Callable[[nn.Module], None], leave: Callable[[nn.Module, Any], None]) -> Iterator[None]:
+    """Say of every module called in this thread when it is entered and, with what its `forward` returned, when it is left."""
+    owner = threading.get_ident()
+
+    def on_enter(module: nn.Module, _arguments: Any) -> None:
+        if threading.get_ident() == owner:
+            enter(module)
+
+    def on_leave(module: nn.Module, _arguments: Any, output: Any) -> None:
+        if threading.get_ident() == owner:
+            leave(module, output)
+
+    with ExitStack() as handles:
+        for handle in (register_module_forward_pre_hook(on_enter), register_module_forward_hook(on_leave)):
+            handles.callback(handle.remove)
+        yield
+
+
+def is_looked_at(module: nn.Module) -> bool:
+    """Whether somebody's hooks are on its way forward, ours or the user's."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)  # noqa: SLF001  # torch names them nowhere else
 
 
 def _through(visit: Visit, value: Any) -> Any:

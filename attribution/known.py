@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attribution.bundle import Features
 from attribution.passes import Rows
+from attribution.quadrature import Steps
 from attribution.score import Score
 from attribution.site import Point, Site
 from attribution.tail import Tail
@@ -36,6 +37,10 @@ class Known(Site):
     def at(self, x: Features) -> Point:
         """The known point, or the site's."""
         return self.point if self.point is not None and x is self.x else self.site.at(x)
+
+    def mean_gradient(self, start: Features, path: Features, steps: Steps) -> Features:
+        """The site's."""
+        return self.site.mean_gradient(start, path, steps)
 
     def tail(self, x: Features) -> Site:
         """The known tail, or the site's."""

@@ -25,7 +25,6 @@ class Passes:
     """
 
     rows_per_pass: int | None = None
-    on_pass: Callable[[int], None] | None = None
     shrunk: bool = field(default=False, init=False)
     warnings: list[str] = field(default_factory=list, init=False)
     """What the results of these passes can't promise, e.g. an operation that no rule covers."""
@@ -60,8 +59,6 @@ class Passes:
             kept = min(size, count - start)
             done.append([result if len(result) == kept else result[:kept] for result in results])
             start += size
-            if self.on_pass is not None:
-                self.on_pass(kept)
         return tuple(joined(column) for column in zip(*done, strict=True))
 
 

@@ -1,15 +1,18 @@
 """Where along a path the gradient is taken, and with which weight."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from attribution.errors import AttributionError, nearest
 
+Steps = Sequence[tuple[float, float]]
+"""The pairs (alpha, weight): where on a path from 0 to 1, and how much it counts."""
+
 Rule = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 
-def quadrature(method: str, n_steps: int) -> list[tuple[float, float]]:
+def quadrature(method: str, n_steps: int) -> Steps:
     """The pairs (alpha, weight) of an n-point rule on [0, 1].
 
     Weights sum to 1, except for `riemann_trapezoid`, which spreads n points over n - 1 intervals but weighs them by
@@ -23,7 +26,7 @@ def quadrature(method: str, n_steps: int) -> list[tuple[float, float]]:
     return list(zip(alphas.tolist(), weights.tolist(), strict=True))
 
 
-def nested(count: int) -> list[tuple[float, float]]:
+def nested(count: int) -> Steps:
     """The pairs (alpha, weight) of a rule on [0, 1] whose first n points are a rule too, with weights over n, for any n.
 
     t = 1, 1/2, 1/4, 3/4, 1/8, ... (van der Corput 1935) makes the trapezoid rule whenever n is a power of two. alpha = t^3

@@ -26,6 +26,7 @@ from attribution.gradients import as_leaf, at_least_float32, gradient_of, gradie
 from attribution.graphs import Told
 from attribution.hooks import Place
 from attribution.passes import Passes, Rows
+from attribution.quadrature import Steps
 from attribution.score import AtIndex, NeuronScore, Pick, Score, neuron
 from attribution.tap import Tap, accumulated
 
@@ -72,6 +73,21 @@ class Site(ABC):
         """Score, features and gradient of one pass."""
         score, features, gradient = self.passes.over(len(x), lambda rows: self._told(_pointed, x[rows], rows))
         return Point(parts_of(score)[0], features, gradient)
+
+    def mean_gradient(self, start: Features, path: Features, steps: Steps) -> Features:
+        """The gradient at start + alpha * path, summed with the weights.  -> (N, *features); start may be one row for all
+
+        The rows of a pass take all steps before the next ones do, so that what is added up stays near the processor.
+        """
+
+        def one_pass(rows: Rows) -> tuple[Features]:
+            near, way, total = (start if len(start) == 1 else start[rows]), path[rows], torch.zeros(())
+            for alpha, weight in steps:
+                *_, gradient = self._told(_pointed, torch.add(near, way, alpha=alpha), rows)
+                total = torch.add(total, gradient, alpha=weight)
+            return (total,)
+
+        return self.passes.over(len(path), one_pass)[0]
 
     @abstractmethod
     def features(self, x: Features) -> Features:

@@ -121,9 +121,16 @@ class Bench:
         return ask
 
     def bare(self, model: nn.Module, fast: Callable[..., object] | None, place: str) -> dict[str, Callable[[], object]]:
-        """One forward, and one forward and backward, over all images."""
-        x = self.x[: self.rows].to(next(model.parameters()).dtype)
-        target = self.target[: self.rows]
+        """One forward, and one forward and backward, over all images: other rows each pass, as a method meets them."""
+        starts = range(0, len(self.x), self.rows)
+        passes = [self._bare_pass(model, fast, place, slice(start, start + self.rows)) for start in starts]
+        return {name: in_order([self.captured(one[name]) for one in passes]) for name in ("F", "FB")}
+
+    def _bare_pass(
+        self, model: nn.Module, fast: Callable[..., object] | None, place: str, rows: slice
+    ) -> dict[str, Callable[[], object]]:
+        x = self.x[rows].to(next(model.parameters()).dtype)
+        target = self.target[rows]
         score, under = Score(model=model, target=target), backward_under(self.precision)
         layer = Layer(score, model.get_submodule(self.layer), Passes(backward=under))
         tail = layer.tail(x) if place == "tail" else None
@@ -143,8 +150,7 @@ class Bench:
             with under():
                 return torch.autograd.grad(out.gather(1, target[:, None]).sum(), leaf)
 
-        passes = range(0, len(self.x), self.rows)
-        return {name: repeated(self.captured(one), len(passes)) for name, one in (("F", forward), ("FB", both))}
+        return {"F": forward, "FB": both}
 
     def captured(self, one: Callable[[], object]) -> Callable[[], object]:
         """On a GPU, the pass without Python between its kernels."""
@@ -166,12 +172,12 @@ class Bench:
         return replay
 
 
-def repeated(one: Callable[[], object], times: int) -> Callable[[], object]:
-    def all_of_them() -> None:
-        for _ in range(times):
+def in_order(all_of_them: Sequence[Callable[[], object]]) -> Callable[[], object]:
+    def run() -> None:
+        for one in all_of_them:
             one()
 
-    return all_of_them
+    return run
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from attribution.bundle import Features
 from attribution.method import Cost, Method
 from attribution.quadrature import quadrature
@@ -24,11 +22,7 @@ class InternalInfluence(Method):
     method: str = "gausslegendre"
 
     def attribute(self, site: Site, x: Features, baseline: Features) -> Features:
-        path = x - baseline
-        mean_gradient = torch.zeros(())
-        for alpha, weight in quadrature(self.method, self.n_steps):
-            mean_gradient = mean_gradient + weight * site.gradient(baseline + alpha * path)
-        return mean_gradient
+        return site.mean_gradient(baseline, x - baseline, quadrature(self.method, self.n_steps))
 
     def cost(self, image_shape: tuple[int, ...]) -> Cost:
         return Cost(forward_backward=self.n_steps)
