@@ -90,9 +90,13 @@ def per_row(values: Tensor, features: Tensor) -> Tensor:
     return values.reshape(-1, *([1] * (features.dim() - 1)))
 
 
-def scaled(weights: Tensor, features: Features) -> Features:
-    """Each row times its own weight.  (N,), (N, *features) -> (N, *features)"""
-    return bundled([per_row(weights.to(part), part) * part for part in parts_of(features)])
+def between(start: Features, end: Features, alpha: Tensor) -> Features:
+    """The point of each row's straight path from start (alpha 0) to end (1).  alpha (N,) -> (N, *features)"""
+    points = [
+        torch.lerp(first.to(last).expand_as(last), last, per_row(alpha.to(last), last))
+        for first, last in zip(parts_of(start), parts_of(end), strict=True)
+    ]
+    return bundled(points)
 
 
 def expanded(features: Features, like: Features) -> Features:

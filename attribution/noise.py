@@ -83,7 +83,7 @@ def noisy(x: Features, stdev: Stdev, draws: Draws, draw: int) -> Features:
     parts = parts_of(x)
     stdevs = stdev if isinstance(stdev, tuple) else (stdev,) * len(parts)
     noise = parts_of(draws.normal(x, draw))
-    return bundled([part + _units(s, part) * added for part, s, added in zip(parts, stdevs, noise, strict=True)])
+    return bundled([_with(added, s, part) for part, s, added in zip(parts, stdevs, noise, strict=True)])
 
 
 def check_stdev(stdev: Stdev) -> None:
@@ -94,8 +94,8 @@ def check_stdev(stdev: Stdev) -> None:
         )
 
 
-def _units(stdev: float | str, part: Tensor) -> Tensor | float:
+def _with(noise: Tensor, stdev: float | str, part: Tensor) -> Tensor:
     if not isinstance(stdev, str):
-        return stdev
+        return torch.add(part, noise, alpha=stdev)
     flat = part.flatten(1)
-    return per_row(float(stdev.removesuffix("r")) * (flat.amax(1) - flat.amin(1)), part)
+    return torch.addcmul(part, per_row(float(stdev.removesuffix("r")) * (flat.amax(1) - flat.amin(1)), part), noise)

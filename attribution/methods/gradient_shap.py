@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attribution.baselines import Baselines
-from attribution.bundle import Features, parts_of, scaled
+from attribution.bundle import Features, between, parts_of
 from attribution.method import Cost, Method
 from attribution.noise import Draws, Stdev, check_stdev, noisy
 from attribution.ruled import score_of_reference
@@ -35,16 +35,16 @@ class GradientShap(Method):
         check_stdev(self.stdev)
 
     def attribute(self, site: Site, x: Features, baselines: Baselines, draws: Draws) -> Features:
-        total, near, end = torch.zeros(()), x, site.features(x)
+        total, near, end = parts_of(x)[0].new_zeros(()), x, site.features(x)
         for draw in range(self.n_samples):
             if self.stdev:
                 near = noisy(x, self.stdev, draws, draw)
                 end = site.features(near)
             baseline = baselines.pick(draws.integers(len(baselines), draw), x)
             alpha = draws.uniform(draw, like=parts_of(x)[0])
-            gradient = site.gradient(baseline + scaled(alpha, near - baseline))
-            distance = end - site.features(baseline) if self.multiply_by_inputs else 1
-            total = total + distance * gradient
+            gradient = site.gradient(between(baseline, near, alpha))
+            distance = end - site.features(baseline) if self.multiply_by_inputs else torch.ones_like(gradient)
+            total = torch.addcmul(total, distance, gradient)
         return total / self.n_samples
 
     def explained_difference(self, site: Site, x: Features, baselines: Baselines, draws: Draws) -> Tensor | None:

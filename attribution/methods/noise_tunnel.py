@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from attribution.bundle import Features
+from attribution.bundle import Features, parts_of
 from attribution.errors import AttributionError, nearest
 from attribution.method import Cost, Method
 from attribution.noise import Draws, Stdev, check_stdev, noisy
@@ -41,16 +41,15 @@ class NoiseTunnel(Method, listed=False):
     def moments(self, site: Site, x: Features, draws: Draws, **needs: Any) -> tuple[Features, Features]:
         """Mean and variance of the method's maps over the noisy copies, which all kinds are made of."""
         inner = self.method.needs()
-        mean = torch.zeros(())
-        squares = torch.zeros(())
+        mean = squares = parts_of(x)[0].new_zeros(())
         for sample in range(self.samples):
             near = noisy(x, self.stdev, draws, sample)
             own = {"draws": draws.within(sample)} if "draws" in inner else {}
             attribution = self.method.attribute(site, near, **needs, **own)
             # Welford: the sum of squared distances from the running mean, which no cancellation makes negative
             step = attribution - mean
-            mean = mean + step / (sample + 1)
-            squares = squares + step * (attribution - mean)
+            mean = torch.add(mean, step, alpha=1 / (sample + 1))
+            squares = torch.addcmul(squares, step, attribution - mean)
         return mean, squares / self.samples
 
     def reduced(self, mean: Features, variance: Features) -> Features:
