@@ -100,7 +100,7 @@ class _Recording(TorchFunctionMode):
         """By the id of its placeholder, what is read behind the place, with its version counter."""
         self._made: dict[int, tuple[ReferenceType[Tensor], Tensor]] = {}
         """By its id, a tensor and its placeholder."""
-        self._ended = False
+        self._ended = self._is_aside = False
 
     def end(self) -> None:
         self._ended = True
@@ -109,8 +109,12 @@ class _Recording(TorchFunctionMode):
         return self._ended
 
     def thinned(self, answer: Any) -> Any:
-        """The answer with a placeholder for every tensor."""
-        return _each_tensor(answer, self._placeholder_of)
+        """The answer with a placeholder for every tensor; what that takes is no call of the model's."""
+        self._is_aside = True
+        try:
+            return _each_tensor(answer, self._placeholder_of)
+        finally:
+            self._is_aside = False
 
     def whole(self, answer: Any) -> Any:
         """The thinned answer with what is read behind the place put back."""
@@ -124,7 +128,8 @@ class _Recording(TorchFunctionMode):
                     self.used.setdefault(id(placeholder), (tensor, tensor._version))  # noqa: SLF001  # as above
             return func(*args, **(kwargs or {}))
         answer = func(*args, **(kwargs or {}))
-        self.calls.append(Call(func, self.thinned(answer)))
+        if not self._is_aside:
+            self.calls.append(Call(func, self.thinned(answer)))
         return answer
 
     def _placeholder_of(self, tensor: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ class Passes:
     """
 
     rows_per_pass: int | None = None
+    on_pass: Callable[[int], None] | None = None
+    """Hears of each pass how many rows it had; what it raises ends the work."""
     shrunk: bool = field(default=False, init=False)
     warnings: list[str] = field(default_factory=list, init=False)
     """What the results of these passes can't promise, e.g. an operation that no rule covers."""
@@ -39,6 +41,11 @@ class Passes:
         """The graphs, where a pass of this key and these inputs can be captured; a key of None is like no other."""
         can = key is not None and all(isinstance(part, Tensor) for part in inputs)
         return self.graphs if can else None
+
+    def passed(self, count: int) -> None:
+        """Say that so many rows have passed; `over` says it itself, at the end of each pass."""
+        if self.on_pass is not None:
+            self.on_pass(count)
 
     def over(self, count: int, one_pass: Callable[[Rows], Sequence[Features]]) -> tuple[Features, ...]:
         """Concatenate what `one_pass` returns for each pass over `count` rows."""
@@ -59,6 +66,7 @@ class Passes:
             kept = min(size, count - start)
             done.append([result if len(result) == kept else result[:kept] for result in results])
             start += size
+            self.passed(kept)
         return tuple(joined(column) for column in zip(*done, strict=True))
 
 
@@ -66,6 +74,12 @@ def _rows(start: int, size: int, count: int) -> Rows:
     if start + size <= count:
         return slice(start, start + size)
     return torch.arange(start, start + size).clamp(max=count - 1)
+
+
+def count_of(rows: Rows) -> int:
+    """How many there are without padding."""
+    first, last = (rows.start, rows.stop - 1) if isinstance(rows, slice) else (int(rows[0]), int(rows[-1]))
+    return last - first + 1
 
 
 def joined(pieces: Sequence[Features]) -> Features:

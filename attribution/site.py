@@ -25,7 +25,7 @@ from attribution.errors import ModelError
 from attribution.gradients import as_leaf, at_least_float32, gradient_of, gradients_of
 from attribution.graphs import Told
 from attribution.hooks import Place
-from attribution.passes import Passes, Rows
+from attribution.passes import Passes, Rows, count_of
 from attribution.quadrature import Steps
 from attribution.score import AtIndex, NeuronScore, Pick, Score, neuron
 from attribution.tap import Tap, accumulated
@@ -82,7 +82,9 @@ class Site(ABC):
 
         def one_pass(rows: Rows) -> tuple[Features]:
             near, way, total = (start if len(start) == 1 else start[rows]), path[rows], torch.zeros(())
-            for alpha, weight in steps:
+            for number, (alpha, weight) in enumerate(steps):
+                if number:
+                    self.passes.passed(count_of(rows))
                 *_, gradient = self._told(_pointed, torch.add(near, way, alpha=alpha), rows)
                 total = torch.add(total, gradient, alpha=weight)
             return (total,)

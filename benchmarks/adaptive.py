@@ -18,7 +18,7 @@ import torch
 from photographs import photographs
 
 from attribution.explain import Images, explain, resolve
-from attribution.hooks import Place, visiting
+from attribution.passes import Passes
 from attribution.prepare import prepare
 from attribution.question import parse
 from jobs.models import load
@@ -26,16 +26,16 @@ from jobs.models import load
 
 def measured(model, images: Images, expression: str, rows: int) -> tuple[float, float, np.ndarray, torch.Tensor]:
     """Gradients an image, the same with padding, each image's relative completeness error, and the maps."""
-    question, asked = resolve(parse(expression), model, images.pixels[:1]), []
-    with visiting(Place(model), lambda _: asked.append(rows)):
-        (answer,) = explain(model, images, [question], rows_per_pass=rows).answers
+    question, passes, asked = resolve(parse(expression), model, images.pixels[:1]), Passes(rows), []
+    passes.on_pass = asked.append
+    (answer,) = explain(model, images, [question], passes=passes).answers
     fixed = question.method.n_steps
     steps = answer.steps if answer.steps is not None else torch.full((len(images),), fixed)
     difference = answer.attribution.flatten(1).sum(1) - answer.convergence_delta
     error = (answer.convergence_delta / difference).abs()
     return (
         float(steps.double().mean()),
-        sum(asked) / len(images),
+        len(asked) * rows / len(images),
         error.cpu().numpy(),
         answer.attribution.flatten(1),
     )

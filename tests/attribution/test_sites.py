@@ -127,6 +127,110 @@ def test_a_front_that_can_t_be_replayed_is_run_instead(make):
     assert tail.path == "hook"
 
 
+class Inside(nn.Module):
+    """Some calls before the layer, made in a module of their own, that answer with the last."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.first, self.second, self.inner = nn.Linear(6, 6), nn.Linear(6, 6), inner
+        self.runs = 0
+
+    def forward(self, x):
+        self.runs += 1
+        return self.inner(self, self.second(self.first(x).relu()))
+
+
+class Whole(nn.Module):
+    """A front of one module, a layer, and something behind that reads what `left` finds of the front beside the layer."""
+
+    def __init__(self, inner=lambda _inside, y: y, left=lambda _front: 0.0):
+        super().__init__()
+        self.front, self.layer, self.last, self.left = Inside(inner), nn.Linear(6, 6), nn.Linear(6, 3), left
+
+    def forward(self, x):
+        skip = self.front(x)
+        return self.last(self.layer(skip) * skip.tanh() + self.left(self.front))
+
+
+def keeping(name, value):
+    """An inner part that leaves something on its module besides its answer."""
+
+    def inner(inside, y):
+        setattr(inside, name, value(y))
+        return y + 1
+
+    return inner
+
+
+def escaped(_inside, y):
+    return scripted_relu(y)
+
+
+def walked(model):
+    """The gradients of two passes behind the layer, of rows that differ, and the same from the whole model."""
+    torch.manual_seed(0)
+    model, x, target = model.double().eval(), torch.randn(4, 6).double(), torch.tensor([0, 1, 2, 0])
+    site = Layer(Score(model=model, target=target), model.layer, Passes(2))
+    tail, by_hook = site.tail(x), site.tail(x)
+    by_hook.path = "hook"
+    moved = site.features(x) + 0.1
+    expected = by_hook.gradient(moved)
+    tail.gradient(moved)  # records both fronts
+    runs = model.front.runs
+    torch.testing.assert_close(tail.gradient(moved), expected, **EXACT)
+    assert tail.path == "replay"
+    assert "forward" not in vars(model.front)
+    return model.front.runs - runs
+
+
+@pytest.mark.parametrize("inner", [lambda _inside, y: y, lambda _inside, y: y.relu_(), escaped])
+def test_a_module_before_the_layer_is_answered_whole(inner):
+    assert walked(Whole(inner)) == 0
+
+
+@pytest.mark.parametrize(
+    ("inner", "left", "runs"),
+    [
+        (
+            keeping("stash", lambda y: y * 2),
+            lambda front: front.stash,
+            2,
+        ),  # a tensor of these rows: each pass needs its own
+        (keeping("scale", lambda y: y.abs().max().item()), lambda front: front.scale, 2),  # a number of these rows
+        (keeping("width", lambda y: y.shape[1]), lambda front: front.width, 0),  # the same of all rows
+    ],
+)
+def test_a_module_that_leaves_something_of_its_rows_on_the_side_is_run(inner, left, runs):
+    assert walked(Whole(inner, left)) == runs
+
+
+def test_a_module_with_a_hook_inside_is_run():
+    model, seen = Whole(), []
+    model.front.second.register_forward_hook(lambda _m, _i, output: seen.append(output) or output * 2)
+    assert walked(model) == 2
+    assert seen
+
+
+def test_a_module_called_twice_is_run():
+    model = Whole()
+    model.front = nn.Sequential(twice := Inside(lambda _inside, y: y), twice)
+    model.front.runs = 0  # the sequence itself is called once, and answered whole
+    walked(model)
+    model = Whole(left=lambda front: front(torch.ones(1, 6).double()).sum())  # again behind the layer
+    assert walked(model) == 4
+
+
+def test_a_walk_is_told_pass_by_pass_and_step_by_step(model, x, target):
+    told = []
+    site = Input(Score(model=model, target=target), Passes(3, told.append))
+    steps = [(0.25, 0.5), (0.5, 1.0), (1.0, 2.0)]
+    start = torch.full_like(x[:1], 0.3)
+    walked = site.mean_gradient(start, x - start, steps)
+    assert told == [3, 3, 3, 1, 1, 1]  # of four images
+    expected = sum(weight * site.gradient(start + alpha * (x - start)) for alpha, weight in steps)
+    torch.testing.assert_close(walked, expected, **EXACT)
+
+
 def test_one_baseline_for_all_images_is_passed_once(model, x, target):
     rows = []
     model.stem.register_forward_pre_hook(lambda _m, inputs: rows.append(len(inputs[0])))
