@@ -84,30 +84,36 @@ def run_options(command: F) -> F:
     return command
 
 
+OF_METHODS = {"layer": "at", "target": "target", "baseline": "baseline", "noise": "noise"}
+"""The flags that are words of every method's expression."""
+
+
 def build_spec(spec_file: str | None, assignments: tuple[str, ...], given: Mapping[str, Any]) -> Any:
     """The spec from a file, then flags, then --set; methods in their one spelling."""
-    from jobs.planning import canonical_methods
+    return in_one_spelling(stated_spec(spec_file, assignments, given), given)
+
+
+def stated_spec(spec_file: str | None, assignments: tuple[str, ...], given: Mapping[str, Any]) -> Any:
+    """The same with the methods as they were written, which takes no torch."""
     from jobs.spec import RunSpec, parse_assignments, read_document
 
-    words = {
-        word: given.get(flag)
-        for flag, word in (("layer", "at"), ("target", "target"), ("baseline", "baseline"), ("noise", "noise"))
-    }
-    flags = {
-        name: value
-        for name, value in given.items()
-        if value not in (None, ()) and name not in ("layer", "target", "baseline", "noise")
-    }
+    flags = {name: value for name, value in given.items() if value not in (None, ()) and name not in OF_METHODS}
     flags |= parse_assignments(assignments)
     if spec_file is not None:
-        spec = RunSpec.from_json(read_document(spec_file)).assigned(flags)
-    else:
-        if not flags.get("dataset"):
-            raise click.UsageError("--dataset is missing; try: cli.py submit --dataset sample --method gradshap")
-        if not flags.get("methods"):
-            raise click.UsageError("--method is missing; try: --method gradshap (see: cli.py methods)")
-        flags.setdefault("model", "efficientnet_lite0" if flags["dataset"] == "sample" else "resnet50")
-        spec = RunSpec(
-            dataset=flags.pop("dataset"), methods=tuple(flags.pop("methods")), model=flags.pop("model")
-        ).assigned(flags)
+        return RunSpec.from_json(read_document(spec_file)).assigned(flags)
+    if not flags.get("dataset"):
+        raise click.UsageError("--dataset is missing; try: cli.py submit --dataset sample --method gradshap")
+    if not flags.get("methods"):
+        raise click.UsageError("--method is missing; try: --method gradshap (see: cli.py methods)")
+    flags.setdefault("model", "efficientnet_lite0" if flags["dataset"] == "sample" else "resnet50")
+    return RunSpec(
+        dataset=flags.pop("dataset"), methods=tuple(flags.pop("methods")), model=flags.pop("model")
+    ).assigned(flags)
+
+
+def in_one_spelling(spec: Any, given: Mapping[str, Any]) -> Any:
+    """The spec with each method spelled in the one way, with what the flags say of all of them."""
+    from jobs.planning import canonical_methods
+
+    words = {word: given.get(flag) for flag, word in OF_METHODS.items()}
     return spec.assigned({"methods": canonical_methods(spec.methods, **words)})

@@ -3,12 +3,14 @@
 import os
 import shlex
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
 
 from commands.frame import DONE, FAILED, WITH_FAILURES, Verb, say, tell
-from commands.options import address_option, build_spec, json_option, run_argument, run_options
+from commands.options import address_option, in_one_spelling, json_option, run_argument, run_options, stated_spec
 
 NO_PROGRAM = 127  # a shell's answer
 
@@ -54,15 +56,16 @@ def submit(
     """
     from jobs.address import address_from_environment
 
-    spec = build_spec(spec_file, assignments, given)
+    spec = stated_spec(spec_file, assignments, given)
     address = address or address_from_environment()
+    settle = partial(in_one_spelling, given=given)
     if dry_run:
-        ctx.exit(_dry_run(spec, as_json=as_json))
+        ctx.exit(_dry_run(settle(spec), as_json=as_json))
     if kubernetes is not None:
-        ctx.exit(_apply(spec, kubernetes))
+        ctx.exit(_apply(settle(spec), kubernetes))
     if address is not None:
-        ctx.exit(_submit_to(address, spec, wait=wait, ship_code=ship_code, as_json=as_json))
-    ctx.exit(_submit_here(spec, as_json=as_json, take_over=take_over, allow_mixed=allow_mixed))
+        ctx.exit(_submit_to(address, settle(spec), wait=wait, ship_code=ship_code, as_json=as_json))
+    ctx.exit(_submit_here(spec, settle, as_json=as_json, take_over=take_over, allow_mixed=allow_mixed))
 
 
 @click.command(cls=Verb)
@@ -101,7 +104,14 @@ def extend(
     ctx.exit(_submit_here(replace(spec, workers=workers), as_json=as_json))
 
 
-def _submit_here(spec: Any, *, as_json: bool, take_over: bool = False, allow_mixed: bool = False) -> int:
+def _submit_here(
+    spec: Any,
+    settle: Callable[[Any], Any] = lambda spec: spec,
+    *,
+    as_json: bool,
+    take_over: bool = False,
+    allow_mixed: bool = False,
+) -> int:
     from jobs.submit import Options, submit_here
 
     options = Options(
@@ -113,7 +123,7 @@ def _submit_here(spec: Any, *, as_json: bool, take_over: bool = False, allow_mix
         with_bar=sys.stderr.isatty(),
         dashboard=os.environ.get("ASCRIBE_DASHBOARD", "on") != "off",
     )
-    done = submit_here(spec, options)
+    done = submit_here(spec, options, settle)
     return _conclude(done.run, done.ending, as_json=as_json)
 
 

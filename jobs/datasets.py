@@ -68,12 +68,6 @@ def is_name(text: str) -> bool:
     return text.partition(":")[0] in names
 
 
-def may_be_found(name_or_uri: str, data_root: str | None) -> bool:
-    """Whether it is a name, an address, a pattern or a path that is there: told at once, without a look inside."""
-    uri = _uri(name_or_uri, data_root)
-    return is_name(name_or_uri) or "://" in name_or_uri or bool(split_pattern(uri)[1]) or Path(uri).exists()
-
-
 def index_dataset(
     name_or_uri: str,
     *,

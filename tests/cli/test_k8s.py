@@ -63,7 +63,7 @@ def test_only_a_failed_run_is_tried_again(ended, code, tmp_path, monkeypatch):
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(spec.to_json()))
     seen = []
     monkeypatch.setattr(
-        "jobs.submit.submit_here", lambda given, _options: seen.append(given) or type("", (), {"run": 0, "ending": 0})
+        "jobs.submit.submit_here", lambda given, *_: seen.append(given) or type("", (), {"run": 0, "ending": 0})
     )
     monkeypatch.setattr("commands.submitting._conclude", lambda *_, **__: ended)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

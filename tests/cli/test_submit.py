@@ -200,3 +200,47 @@ def test_a_run_killed_halfway_and_submitted_again_ends_as_an_undisturbed_one(tmp
     for unit in range(direct.unit_count):
         attribute(worker, direct, unit)
     assert tiny.contents(run) == tiny.contents(direct)
+
+
+@pytest.mark.parametrize("mistake", ["--method gradshp", "--method saliency --dataset nowhere"])
+def test_a_mistake_in_the_plan_does_not_wait_for_ray(mistake, monkeypatch, tmp_path):
+    """Ray takes seconds to come up beside the plan; what the user has to mend is said before, and ends the command."""
+
+    @contextmanager
+    def slow(*, dashboard):
+        try:
+            time.sleep(600)
+        finally:
+            ended.append("ray")
+        yield ""
+
+    ended = []
+    monkeypatch.setattr(submit, "local_ray", slow)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    words = ["submit", "--dataset", "sample", "--model", tiny.MODEL, *mistake.split()]
+    done = CliRunner().invoke(cli.main, words)
+    assert (done.exit_code, ended) == (2, ["ray"])
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert mistake.split()[-1] in line
+
+
+def test_a_mistake_in_the_plan_leaves_no_ray_behind(tmp_path):
+    words = ["submit", "--dataset", "sample", "--method", "gradshp", "--output", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "cli.py"), *words], cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE
+    )
+    assert b"gradshp" in process.communicate()[1]
+    assert process.returncode == 2
+    patience = time.monotonic() + 60
+    while left := [entry.name for entry in Path("/proc").glob("[0-9]*") if session_of(int(entry.name)) == process.pid]:
+        assert time.monotonic() < patience, left
+        time.sleep(0.1)
+
+
+def session_of(pid):
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
