@@ -1,6 +1,6 @@
 """How close each method comes to the passes that its definition needs, and how it compares with Captum.
 
-    python benchmarks/engine.py --model efficientnet_lite0 --images FOLDER [--methods saliency,occlusion] [--captum]
+    python benchmarks/engine.py --model efficientnet_lite0 --images FOLDER [--methods "saliency;occlusion"] [--captum]
 
 Efficiency = (passes the definition needs x cost of a bare pass) / time of the method. A bare pass is the same prepared
 model (frozen, channels_last, folded; on a GPU captured as a CUDA graph, and compiled where --compile says so), the same
