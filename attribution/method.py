@@ -10,12 +10,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from attribution.bundle import Features
+from attribution.bundle import Features, expanded
 from attribution.errors import AttributionError
 from attribution.expression import defaults, snake_case
 from attribution.hooks import Place
 from attribution.passes import Passes
-from attribution.ruled import score_of_reference
 from attribution.score import NeuronScore, Score
 from attribution.site import Input, Layer, Site
 
@@ -107,7 +106,7 @@ class Method(ABC):
         """What the attributions of an image add up to where the method is complete; None where nothing is promised.  (N,)"""
         if "completeness" not in self.axioms or not self.holds_shares:
             return None
-        return site.score(x) - score_of_reference(site, needs["baseline"], x)
+        return site.score(x) - site.score(expanded(needs["baseline"], x))
 
     @property
     def holds_shares(self) -> bool:

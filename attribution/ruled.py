@@ -185,20 +185,9 @@ def _reference_pass(site: Site, ruled: _Ruled, reference: Features, rows: Rows) 
 
 def stands_for_all(site: Site, reference: Features, x: Features) -> bool:
     """Whether one row serves all images: it has stride 0 over them, or there are more of them than rows."""
-    has_arguments = any(isinstance(argument, Tensor) and argument.dim() for argument in site.explained.arguments)
-    return not has_arguments and all(len(part) < len(x) or part.stride(0) == 0 for part in parts_of(reference))
-
-
-def score_of_reference(site: Site, reference: Features, x: Features) -> Tensor:
-    """What each image's score is at the reference, which is computed once where one stands for all.  -> (N,)"""
-    if not stands_for_all(site, reference, x):
-        return site.score(expanded(reference, x))
-    explained, row = site.explained, reference[:1]
-    with torch.no_grad():
-        if explained.target is None:
-            return accumulated(explained(row)).expand(len(x))
-        output = explained.output(row)
-        return accumulated(explained.of(output.expand(len(x), *output.shape[1:])))
+    return not site.explained.has_rows_of_arguments and all(
+        len(part) < len(x) or part.stride(0) == 0 for part in parts_of(reference)
+    )
 
 
 def _first(rows: Rows) -> Rows:

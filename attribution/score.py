@@ -53,6 +53,11 @@ class Score:
         return None if self.arguments else (type(self), self.model, self.read, self.dtype)
 
     @property
+    def has_rows_of_arguments(self) -> bool:
+        """Whether arguments of the caller's, too, differ from row to row."""
+        return any(isinstance(argument, Tensor) and argument.dim() for argument in self.arguments)
+
+    @property
     def tensors(self) -> tuple[Tensor, ...]:
         """What of it has a row for each row of x."""
         return () if self.target is None else (self.target,)
@@ -75,8 +80,10 @@ class Score:
 
     def of_one(self, x: Features, count: int) -> Tensor:
         """The score of one image for each of `count` rows' targets, from a single row.  x (1, ...) -> (count,)"""
+        if self.target is None:
+            return self(x).expand(count)
         output = self.output(x)
-        return self.of(output.expand(count, *output.shape[1:]) if isinstance(output, Tensor) else output)
+        return self.of(output.expand(count, *output.shape[1:]))
 
     def rows(self, rows: Rows) -> Score:
         """The score of those rows only."""
@@ -97,6 +104,11 @@ class Aiming(Score):
     def key(self) -> Hashable:
         """The aim too."""
         return None if self.arguments else (type(self), self.model, self.aim, self.dtype)
+
+    @property
+    def has_rows_of_arguments(self) -> bool:
+        """Whether arguments of the caller's, too, differ from row to row."""
+        return any(isinstance(argument, Tensor) and argument.dim() for argument in self.arguments)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

@@ -140,7 +140,7 @@ class Site(ABC):
 
         Of a single row, too, that is said by its stride: a baseline's score must not depend on how many images there are.
         """
-        if not self.is_of_images or self.explained.arguments:
+        if not self.is_of_images or self.explained.has_rows_of_arguments:
             return False
         return all(part.stride(0) == 0 for part in parts_of(x))
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from attribution.baselines import Baselines
-from attribution.bundle import Features
+from attribution.bundle import Features, expanded
 from attribution.method import Attributed, Cost, Method
 from attribution.methods.deep_lift import shared_out
-from attribution.ruled import check_on_unruled, score_of_reference
+from attribution.ruled import check_on_unruled
 from attribution.site import Site
 
 
@@ -41,7 +41,7 @@ class DeepLiftShap(Method):
         return shared_out(self, site, x, baselines.members)
 
     def explained_difference(self, site: Site, x: Features, baselines: Baselines) -> Tensor:
-        scores = [score_of_reference(site, baseline, x) for baseline in baselines.members]
+        scores = [site.score(expanded(baseline, x)) for baseline in baselines.members]
         return site.score(x) - torch.stack(scores).mean(0)
 
     def cost(self, image_shape: tuple[int, ...]) -> Cost:

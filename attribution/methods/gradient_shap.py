@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from attribution.baselines import Baselines
-from attribution.bundle import Features, between, parts_of
+from attribution.bundle import Features, between, expanded, parts_of
 from attribution.method import Cost, Method
 from attribution.noise import Draws, Stdev, check_stdev, noisy
-from attribution.ruled import score_of_reference
 from attribution.site import Site
 
 
@@ -55,7 +54,7 @@ class GradientShap(Method):
         reference = torch.zeros_like(site.score(x))
         for choice in sorted(set(drawn.flatten().tolist())):
             share = (drawn == choice).float().mean(0).to(reference)
-            reference = reference + share * score_of_reference(site, baselines.members[choice], x)
+            reference = reference + share * site.score(expanded(baselines.members[choice], x))
         return site.score(x) - reference
 
     def cost(self, image_shape: tuple[int, ...]) -> Cost:
