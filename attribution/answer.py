@@ -16,6 +16,7 @@ from attribution.bundle import Features, parts_of, row_sum
 from attribution.front import FrontDiffers
 from attribution.images import Images
 from attribution.known import Known
+from attribution.layer import Layer
 from attribution.method import Attributed
 from attribution.methods.regional import Regional
 from attribution.metrics import Case, Metric, completeness_delta
@@ -24,7 +25,7 @@ from attribution.passes import Passes
 from attribution.question import Question
 from attribution.resolve import feature_shape, output_shape, place_of, site_of, site_read
 from attribution.score import Aiming, Score
-from attribution.site import Layer, Point, Site
+from attribution.site import Point, Site
 from attribution.tail import Tail
 from attribution.target import Aim
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from attribution.bundle import Features, bundled, parts_of
 from attribution.gradients import as_leaf, at_least_float32, gradients_of
 from attribution.graphs import Told
+from attribution.layer import Layer
 from attribution.passes import Passes, Rows
 from attribution.score import Score, logits_of
-from attribution.site import Input, Layer, Point, Site
+from attribution.site import Input, Point, Site
 from attribution.tap import Tap, accumulated
 from attribution.target import Aim
 

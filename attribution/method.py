@@ -14,9 +14,10 @@ from attribution.bundle import Features, expanded
 from attribution.errors import AttributionError
 from attribution.expression import defaults, snake_case
 from attribution.hooks import Place
+from attribution.layer import Layer
 from attribution.passes import Passes
 from attribution.score import NeuronScore, Score
-from attribution.site import Input, Layer, Site
+from attribution.site import Input, Site
 
 METHODS: dict[str, type[Method]] = {}
 """Every method by its one name; command line, storage keys, docs and tests derive from this table."""

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from attribution.bundle import parts_of
 from attribution.errors import ModelError
 from attribution.hooks import Place
+from attribution.layer import Layer
 from attribution.question import Question
 from attribution.score import Score, refuse_training
-from attribution.site import Input, Layer, Site
+from attribution.site import Input, Site
 from attribution.steps import (
     Pair,
     Seen,

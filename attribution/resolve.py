@@ -12,11 +12,12 @@ from attribution.bundle import parts_of
 from attribution.errors import LayerError, nearest
 from attribution.hooks import Parts, Place, Visit, visiting
 from attribution.images import Images
+from attribution.layer import Layer
 from attribution.methods.regional import Regional
 from attribution.passes import Passes
 from attribution.question import Neuron, Question
 from attribution.score import NeuronScore, Score, neuron
-from attribution.site import Layer, Site
+from attribution.site import Site
 from attribution.tap import Tap
 
 

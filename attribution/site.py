@@ -18,22 +18,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from attribution.bundle import Features, bundled, parts_of
-from attribution.errors import ModelError
-from attribution.gradients import as_leaf, at_least_float32, gradient_of, gradients_of
+from attribution.bundle import Features, parts_of
+from attribution.gradients import as_leaf, at_least_float32, gradient_of
 from attribution.graphs import Told
-from attribution.hooks import Place
 from attribution.passes import Passes, Rows, count_of
 from attribution.quadrature import Steps
-from attribution.score import AtIndex, NeuronScore, Pick, Score, neuron
-from attribution.tap import Tap, accumulated
+from attribution.score import NeuronScore, Score, neuron
+from attribution.tap import accumulated
 
 if TYPE_CHECKING:
-    from attribution.tail import Tail
+    pass
 
-__all__ = ["Input", "Layer", "NeuronScore", "Point", "Score", "Site", "Through", "neuron"]
+__all__ = ["Input", "NeuronScore", "Point", "Score", "Site", "neuron"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,98 +188,6 @@ class Input(Site):
         return self.explained.rows(rows).output(leaf), leaf
 
 
-class Layer(Site):
-    """A layer's activation is credited: its output, or its input."""
-
-    def __init__(self, explained: Score, layer: nn.Module | Place, passes: Passes | None = None) -> None:
-        super().__init__(explained, passes)
-        self.place = layer if isinstance(layer, Place) else Place(layer)
-        self._tail: Tail | None = None
-
-    def features(self, x: Features) -> Features:
-        """The layer's activation; the pass ends there, and is none where the tail at x has been recorded."""
-        if self._tail is not None and self._tail.x is x:
-            return self._tail.activation()
-        return self.activation(x)
-
-    def activation(self, x: Features) -> Features:
-        """The layer's activation, by a pass that ends there; for a baseline that all images share, by one of one row."""
-        with torch.no_grad():
-            if self._is_one_image(x):
-                (one,) = _activated(self, x[:1], slice(0, 1))
-                return bundled([part.expand(len(x), *part.shape[1:]) for part in parts_of(one)])
-            return self.passes.over(len(x), lambda rows: self.replayed(_activated, _activated, x[rows], rows))[0]
-
-    def tail(self, x: Features) -> Site:
-        """The network behind the layer, without computing again what comes before it."""
-        from attribution.tail import Tail  # a Tail is made by a Layer and asks its Layer back
-
-        self._tail = Tail(self, x)
-        return self._tail
-
-    @property
-    def key(self) -> Hashable:
-        """The score's and the place."""
-        return self.explained.key and (Layer, self.place, self.explained.key)
-
-    def explaining(self, explained: Score) -> Layer:
-        """The layer, credited for another score."""
-        return Layer(explained, self.place, self.passes)
-
-    def forward(self, x: Features, rows: Rows) -> tuple[Any, Features]:
-        """The output, and the layer's activation on its way to it."""
-        with Tap(self.place, grad=True) as tap:
-            output = self.explained.rows(rows).output(x)
-        return output, bundled(tap.parts)
-
-
-class Through(Site):
-    """The images are credited, but only for what flows through one neuron of a layer.
-
-    Its gradient is d score / d neuron times d neuron / d x, so that Integrated Gradients here is NeuronConductance
-    (Shrikumar et al. 2018, arXiv:1807.09946, eq. 2).
-    """
-
-    def __init__(
-        self, explained: Score, layer: nn.Module | Place, index: tuple[int, ...] | Pick, passes: Passes | None = None
-    ) -> None:
-        super().__init__(explained, passes)
-        self.place = layer if isinstance(layer, Place) else Place(layer)
-        self.pick: Pick = index if callable(index) else AtIndex(index)
-
-    def features(self, x: Features) -> Features:
-        """X."""
-        return x
-
-    def tail(self, x: Features) -> Through:  # noqa: ARG002  # the same function wherever x is
-        """This site."""
-        return self
-
-    @property
-    def key(self) -> Hashable:
-        """The score's, the place and the neuron."""
-        return self.explained.key and (Through, self.place, self.pick, self.explained.key)
-
-    def explaining(self, explained: Score) -> Through:
-        """The images, credited for what flows through the neuron to another score."""
-        return Through(explained, self.place, self.pick, self.passes)
-
-    def forward(self, x: Features, rows: Rows) -> tuple[Any, Features]:  # noqa: ARG002  # there is no such pass
-        """Two gradients make this site's answer, so that no single pass stands for it."""
-        raise ModelError(
-            "what flows through a neuron follows gradients, not rules: credit the input or a layer instead"
-        )
-
-    def _at(self, x: Features, rows: Rows) -> Point:
-        leaf = as_leaf(x)
-        with Tap(self.place, grad=True) as tap:
-            score = self.explained.rows(rows)(leaf)
-        with self.passes.backward():
-            outer = self.pick(gradients_of(score, tap.parts, retain_graph=True))
-            through = self.pick(tap.parts) * outer.detach()
-            return Point(accumulated(score), leaf, gradient_of(through, leaf))
-
-
 Ask = Callable[..., Told]
 """One pass over some rows, as a function of (site, x, rows, other tensors)."""
 
@@ -294,9 +200,3 @@ def _pointed(site: Site, x: Features, rows: Rows) -> Told:
     with torch.enable_grad():
         point = site._at(x, rows)  # noqa: SLF001  # as above
     return point.score.detach(), point.features.detach(), point.gradient
-
-
-def _activated(site: Layer, x: Features, rows: Rows) -> Told:
-    with Tap(site.place, ends=True) as tap:
-        tap.run(lambda: site.explained.rows(rows).output(x))
-    return (bundled([accumulated(part) for part in tap.parts]),)

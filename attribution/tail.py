@@ -20,7 +20,7 @@ from attribution.site import Ask, Site
 from attribution.tap import Tap, accumulated
 
 if TYPE_CHECKING:
-    from attribution.site import Layer
+    from attribution.layer import Layer
 
 logger = logging.getLogger(__name__)
 

@@ -25,11 +25,12 @@ from torch import nn
 
 from attribution.explain import Answer, explain, resolve
 from attribution.graphs import Graphs
+from attribution.layer import Layer
 from attribution.metrics import parse_metric
 from attribution.passes import Passes
 from attribution.question import Question, parse
 from attribution.resolve import last_convolution
-from attribution.site import Input, Layer, Score
+from attribution.site import Input, Score
 from jobs.devices import backward_under, compile_model, prepare_model, use_device
 from jobs.models import load
 from jobs.precision import available, choose

@@ -15,9 +15,11 @@ from attribution.captum_names import forms
 from attribution.captum_names.errors import ArgumentError
 from attribution.captum_names.layers import Layers
 from attribution.hooks import Parts, Place
+from attribution.layer import Layer
 from attribution.passes import Passes
 from attribution.score import NeuronScore, Score, refuse_training
-from attribution.site import Input, Layer, Site, Through
+from attribution.site import Input, Site
+from attribution.through import Through
 
 Where = Literal["input", "layer", "neuron", "through"]
 """Captum's three families, and NeuronConductance, which credits the input for what flows through a neuron."""

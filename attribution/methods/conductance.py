@@ -11,7 +11,8 @@ from attribution.methods.integrated_gradients import IntegratedGradients
 from attribution.passes import Passes
 from attribution.quadrature import quadrature
 from attribution.score import NeuronScore, Score
-from attribution.site import Site, Through
+from attribution.site import Site
+from attribution.through import Through
 
 
 @dataclass(frozen=True)

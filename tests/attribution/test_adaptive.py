@@ -7,10 +7,11 @@ from asking import ask, images
 
 from attribution.adaptive import FEWEST, ROUND, settled_mean
 from attribution.errors import AttributionError
+from attribution.layer import Layer
 from attribution.methods.integrated_gradients import IntegratedGradients
 from attribution.quadrature import nested
 from attribution.question import parse
-from attribution.site import Input, Layer, Score
+from attribution.site import Input, Score
 
 
 @pytest.mark.parametrize("n", [8, 32, 128])

@@ -5,6 +5,7 @@ import torch
 
 from attribution.baselines import Baselines
 from attribution.hooks import Place
+from attribution.layer import Layer
 from attribution.methods.grad_cam import GradCam
 from attribution.methods.gradient_shap import GradientShap
 from attribution.methods.input_x_gradient import InputXGradient
@@ -14,7 +15,7 @@ from attribution.methods.occlusion import Occlusion
 from attribution.methods.saliency import Saliency
 from attribution.noise import Draws
 from attribution.passes import Passes
-from attribution.site import Input, Layer, Score, neuron
+from attribution.site import Input, Score, neuron
 
 captum = pytest.importorskip("captum.attr", reason="Captum is the oracle; it comes with the test extra")
 pytestmark = [pytest.mark.captum, pytest.mark.filterwarnings("ignore")]

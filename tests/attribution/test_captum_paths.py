@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from attribution.layer import Layer
 from attribution.methods.activation import Activation
 from attribution.methods.conductance import Conductance, NeuronConductance
 from attribution.methods.internal_influence import InternalInfluence
-from attribution.site import Layer, Score, Through
+from attribution.site import Score
+from attribution.through import Through
 
 captum = pytest.importorskip("captum.attr", reason="Captum is the oracle; it comes with the test extra")
 pytestmark = [pytest.mark.captum, pytest.mark.filterwarnings("ignore")]

@@ -5,13 +5,14 @@ from itertools import count
 import pytest
 import torch
 
+from attribution.layer import Layer
 from attribution.methods.feature_ablation import FeatureAblation
 from attribution.methods.kernel_shap import KernelShap, coalition_sizes
 from attribution.methods.lime import Lime
 from attribution.methods.shapley_value_sampling import ShapleyValueSampling
 from attribution.methods.shapley_values import ShapleyValues
 from attribution.noise import Draws
-from attribution.site import Input, Layer, Score, neuron
+from attribution.site import Input, Score, neuron
 
 captum = pytest.importorskip("captum.attr", reason="Captum is the oracle; it comes with the test extra")
 pytest.importorskip("sklearn", reason="Captum's Lime and KernelShap need scikit-learn")

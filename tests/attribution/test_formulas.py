@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from attribution.baselines import Baselines
+from attribution.layer import Layer
 from attribution.methods.conductance import Conductance, NeuronConductance
 from attribution.methods.feature_ablation import FeatureAblation
 from attribution.methods.feature_permutation import FeaturePermutation
@@ -26,7 +27,8 @@ from attribution.methods.saliency import Saliency
 from attribution.methods.shapley_value_sampling import ShapleyValueSampling
 from attribution.methods.shapley_values import ShapleyValues
 from attribution.noise import Draws
-from attribution.site import Input, Layer, Score, Through
+from attribution.site import Input, Score
+from attribution.through import Through
 
 KEYS = ("a", "b", "c")
 CELLS = torch.tensor([[0, 0, 1], [2, 2, 1], [2, 3, 3]]).reshape(1, 1, 3, 3)  # four regions, all channels together

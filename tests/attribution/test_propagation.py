@@ -12,6 +12,7 @@ from attribution.baselines import Baselines
 from attribution.bundle import Bundle
 from attribution.clamp import hardtanh_
 from attribution.errors import AttributionError, ModelError
+from attribution.layer import Layer
 from attribution.methods.deconvolution import Deconvolution
 from attribution.methods.deep_lift import DeepLift
 from attribution.methods.deep_lift_shap import DeepLiftShap
@@ -25,7 +26,7 @@ from attribution.rules.linear import Epsilon
 from attribution.rules.rectified import DECONVOLVED, GUIDED
 from attribution.rules.relevance import relevance
 from attribution.rules.rescale import RESCALE
-from attribution.site import Input, Layer, Score, neuron
+from attribution.site import Input, Score, neuron
 
 RULED = [DeepLift(), GuidedBackprop(), Deconvolution(), LRP()]
 
@@ -316,7 +317,7 @@ def test_a_model_without_rectifiers_gets_its_gradient_and_a_warning(x, method):
 
 
 def test_through_a_neuron_there_are_no_rules(model, x, target):
-    from attribution.site import Through
+    from attribution.through import Through
 
     with pytest.raises(ModelError, match="gradients, not rules"):
         GuidedBackprop().attribute(Through(Score(model=model, target=target), model.block, (1, 2, 3)), x)

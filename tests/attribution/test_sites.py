@@ -7,9 +7,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attribution.errors import LayerError, ModelError
 from attribution.hooks import Place
+from attribution.layer import Layer
 from attribution.passes import Passes
-from attribution.site import Input, Layer, Score, Through, neuron
+from attribution.site import Input, Score, neuron
 from attribution.tail import Tail
+from attribution.through import Through
 
 EXACT = {"rtol": 0, "atol": 1e-14}  # float64, the same operations in the same order
 
