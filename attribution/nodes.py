@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from attribution.blocks import moved
 from attribution.calls import Bound
 from attribution.errors import ModelError
+from attribution.kept import Kept
 
 Operation = Callable[..., Any]
 """An operation as a function of the tensors that carry credit alone."""
@@ -27,13 +28,6 @@ class PropagationError(ModelError):
 
 class RowsDiffer(PropagationError):  # noqa: N818  # a reason to repeat the row, an error only where there is none
     """The reference has other shapes than the image pass: it needs as many rows."""
-
-
-@dataclass(slots=True, eq=False)
-class Kept:
-    """A tensor that a rule will need, replaced by a copy before the model writes into it."""
-
-    tensor: Tensor
 
 
 @dataclass(slots=True, eq=False)

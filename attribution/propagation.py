@@ -30,7 +30,8 @@ from torch.overrides import TorchFunctionMode
 
 from attribution.calls import Bound, canonical, constant, model_line, opened, out_of_place, tensors_in
 from attribution.clamp import hardtanh_
-from attribution.nodes import Call, Kept, PropagationError, RowsDiffer, Rule, Ruled, check_rows
+from attribution.kept import KeptTensors
+from attribution.nodes import Call, PropagationError, RowsDiffer, Rule, Ruled, check_rows
 from attribution.rules.operations import ELEMENTWISE, SUMS
 
 Treatment = Callable[["Lending", Bound], Any]
@@ -85,7 +86,7 @@ class Lending(TorchFunctionMode):
         self.absorbed: dict[str, Tensor] = {}
         """What rules took out of the relevance on its way, summed over the rows, by reason, if that is counted."""
         self._paired: Iterator[Call] | None = None
-        self._kept: dict[int, list[Kept]] = {}
+        self.kept = KeptTensors()
         self._current = Call("", ())
         self._open: list[Callable[..., Any]] = []
         self._is_aside = False
@@ -109,7 +110,7 @@ class Lending(TorchFunctionMode):
                 )
         finally:
             self._paired = None
-            self._kept.clear()
+            self.kept.clear()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -155,14 +156,14 @@ class Lending(TorchFunctionMode):
         call, inputs = self._current, bound.credited
         if self._paired is None:
             call.rule, call.operation = rule, bound
-            is_only_here = bound.copy is None if bound.writes is not None else not self._keeps(inputs[0])
+            is_only_here = bound.copy is None if bound.writes is not None else not self.kept.holds(inputs[0])
             call.owns_inputs = is_only_here and (bound.writes or bound.could_write) is not None
             if bound.writes is None:
-                call.inputs = [self.keep(tensor) for tensor in (*inputs, *results)]
+                call.inputs = [self.kept.keep(tensor) for tensor in (*inputs, *results)]
             return Ruled.apply(call, *inputs)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        call.reference = [self.keep(tensor) for tensor in (*inputs, *results)]
+        call.reference = [self.kept.keep(tensor) for tensor in (*inputs, *results)]
         if bound.writes is not None:
-            self._protect(inputs[0])
+            self.kept.protect(inputs[0])
         check_rows(call)
         return bound()
 
@@ -171,17 +172,11 @@ class Lending(TorchFunctionMode):
         call = self._current
         call.rule, call.operation, call.keeps_inputs = rule, bound, False
         if bound.could_write is not None:
-            self._protect(bound.credited[0])
+            self.kept.protect(bound.credited[0])
             bound.writes = bound.could_write
         result = Ruled.apply(call, *bound.credited)  # type: ignore[no-untyped-call]  # as above
-        call.inputs = [self.keep(result)]
+        call.inputs = [self.kept.keep(result)]
         return result
-
-    def keep(self, tensor: Tensor) -> Kept:
-        """The tensor's present values, for when gradients flow."""
-        kept = Kept(tensor.detach())
-        self._kept.setdefault(tensor.untyped_storage().data_ptr(), []).append(kept)
-        return kept
 
     def rewrite(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run other operations in a call's place; they are seen like the model's own."""
@@ -220,7 +215,7 @@ class Lending(TorchFunctionMode):
             self.functions.append(func)
         name, is_in_place = canonical(func)
         treatment = self.rules.treatments.get(name)
-        copy = self._protect(args[0]) if is_in_place and (treatment is None or func is not hardtanh_) else None
+        copy = self.kept.protect(args[0]) if is_in_place and (treatment is None or func is not hardtanh_) else None
         if treatment is None:
             if self.watched and name not in QUERIES:
                 self._note_readers(tensors_in((args, kwargs)))
@@ -280,25 +275,6 @@ class Lending(TorchFunctionMode):
         bound.is_credited = call.is_credited
         return call
 
-    def _keeps(self, tensor: Tensor) -> bool:
-        """Whether a rule keeps this tensor's values already."""
-        return tensor.untyped_storage().data_ptr() in self._kept
-
-    def _protect(self, written: Tensor) -> Tensor | None:
-        """Give rules a copy of what they keep of a tensor that is about to be overwritten; the copy of all of it, if there is one."""
-        copies: dict[Any, Tensor] = {}
-        for kept in self._kept.pop(written.untyped_storage().data_ptr(), ()):
-            place = _geometry(kept.tensor)
-            if place not in copies:
-                copies[place] = kept.tensor.clone()
-            kept.tensor = copies[place]
-        return copies.get(_geometry(written))
-
-
-def _geometry(t: Tensor) -> Any:
-    """Where in its storage a tensor lies."""
-    return t.storage_offset(), t.shape, t.stride(), t.dtype
-
 
 _WAY_OUT = "the model's calls depend on the pixels, choose a method without a reference pass"
 
@@ -317,7 +293,7 @@ def lent(rules: Rules, *, counts: bool = True) -> Iterator[Lending]:
         lending.forget()
         raise
     finally:
-        lending._kept.clear()  # noqa: SLF001  # what is written after the pass is no longer the pass's
+        lending.kept.clear()  # what is written after the pass is no longer the pass's
         lending.watched.clear()
 
 

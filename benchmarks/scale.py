@@ -177,7 +177,8 @@ class Handle:
         pass
 
     def call(self, method, *arguments):
-        from jobs.worker import Outcome, Report
+        from jobs.outcome import Outcome
+        from jobs.worker import Report
 
         match method:
             case "attribute":

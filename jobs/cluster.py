@@ -18,11 +18,12 @@ from ray.exceptions import (
 
 from jobs.decoding import decode
 from jobs.environment import KEEP_FREED_MEMORY, unset
+from jobs.outcome import one_line
 from jobs.places import AwayError
 from jobs.precision import Choice, choose_here
 from jobs.retry import Fault
 from jobs.spec import RunSpec
-from jobs.worker import GPU_QUEUE_DEPTH, Worker, one_line
+from jobs.worker import GPU_QUEUE_DEPTH, Worker
 
 WORKER_MEMORY_BYTES = 2 * 2**30  # torch, a model and a shard: more workers than this allows would start to swap
 WINDOW_SHARE = 0.3  # of the object store, for decoded images

@@ -43,12 +43,13 @@ from jobs.events import (
     WorkerReady,
 )
 from jobs.metrics import recorder
+from jobs.outcome import Outcome
 from jobs.preprocessing import Preprocessing
 from jobs.progress import Rate, Snapshot
 from jobs.retry import Fault, Limits
 from jobs.schedule import Policy, State
 from jobs.spec import RunSpec
-from jobs.worker import Outcome, Report
+from jobs.worker import Report
 from storage.run import Run
 
 logger = logging.getLogger(__name__)

@@ -1,32 +1,24 @@
-"""Which shard goes where and what follows each event: no clock, no Ray, no disk, so that simulated time can test all of it."""
+"""Which shard goes where, and when: no clock, no Ray, no disk, so that simulated time can test all of it."""
 
 import heapq
 import statistics
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from jobs.cases import Due
+from jobs.consequences import judge, land, lose, observe, requeue
 from jobs.events import (
     Abort,
     Action,
     Attribute,
     Decode,
-    Decoded,
     Drop,
-    Event,
-    Faulted,
     Finish,
-    Finished,
     Piece,
     ReleaseWorker,
-    Resized,
-    Started,
     StartWorker,
     StopWorker,
-    WorkerLost,
-    WorkerReady,
 )
-from jobs.retry import Fault, backoff
+from jobs.retry import Fault
 from jobs.state import Flight, Policy, Slot, State, begin
 
 # While it is not known how long the run's shards take; so that what hangs from the start does not hang for ever.
@@ -34,34 +26,6 @@ LONGEST_SHARD_S = 6 * 3600.0
 LONGEST_DECODE_S = 1800.0
 
 __all__ = ["Policy", "State", "begin", "next", "observe"]
-
-
-def observe(state: State, event: Event, now: float) -> None:
-    """Take in one event. Late, repeated and unknown ones do no harm."""
-    state.now = max(state.now, now)
-    if not isinstance(event, WorkerLost):
-        state.last_sign_of_life = state.now
-    match event:
-        case WorkerReady(slot, generation):
-            if (place := _place(state, slot, generation)) and place.phase == "starting":
-                place.phase, place.idle_since = "ready", state.now
-        case WorkerLost(slot, generation, error, is_innocent):
-            if place := _place(state, slot, generation):
-                _lose(state, place, Fault("lost" if is_innocent else "died", "attribute", error))
-        case Decoded(ticket):
-            if (flight := state.flights.get(ticket)) and flight.phase == "decoding":
-                state.decode_seconds.append(state.now - flight.since)
-                flight.phase, flight.since = "decoded", state.now
-        case Started(ticket):
-            if (flight := state.flights.get(ticket)) and flight.slot >= 0:
-                state.slots[flight.slot].current = ticket
-        case Finished(ticket, piece, failures):
-            _finish(state, ticket, piece, failures)
-        case Faulted(ticket, fault):
-            if flight := _land(state, ticket):
-                _judge(state, flight.piece, fault)
-        case Resized(workers):
-            state.slots.extend(Slot() for _ in range(workers - len(state.slots)))
 
 
 def next(state: State, now: float) -> tuple[Action, ...]:  # noqa: A001  # `schedule.next(state, now)` is its name everywhere
@@ -103,100 +67,9 @@ def _verdict(state: State) -> Finish | Abort | None:
     return None
 
 
-def _place(state: State, slot: int, generation: int) -> Slot | None:
-    place = state.slots[slot]
-    return place if place.generation == generation and place.phase != "absent" else None
-
-
-def _lose(state: State, place: Slot, fault: Fault) -> None:
-    """A worker is gone: what it computed is charged, what it only held is not; the next generation follows."""
-    was_starting, tickets, current = place.phase == "starting", list(place.tickets), place.current
-    state.last_error = fault.error
-    place.lost = 0 if place.finished else place.lost + 1
-    place.phase, place.current, place.finished = "absent", None, 0
-    place.not_before = state.now + (backoff(place.lost) if place.lost else 0.0)
-    blamed = current if current in tickets else tickets[0] if tickets else None
-    for ticket in reversed(tickets):  # requeued at the front, so the first one comes first again
-        if (flight := _land(state, ticket)) is None:
-            continue
-        if fault.kind != "lost":
-            state.cases.suspect(flight.piece)
-        if ticket == blamed:
-            _judge(state, flight.piece, fault)
-        elif not _has_twin(state, flight.piece):
-            _requeue(state, flight.piece)
-    is_first_death = was_starting and not state.succeeded and all(other.phase != "ready" for other in state.slots)
-    if is_first_death and place.lost >= state.policy.worker_starts:
-        state.cases.hopeless = f"no worker starts: {fault.error}"
-
-
-def _land(state: State, ticket: int) -> Flight | None:
-    """The attempt is over: its place is free again. None if nothing is known of it."""
-    flight = state.flights.pop(ticket, None)
-    if flight is not None and flight.slot >= 0:
-        place = state.slots[flight.slot]
-        place.tickets.remove(ticket)
-        place.current = None if place.current == ticket else place.current
-        place.idle_since = state.now
-        if place.tickets and (following := state.flights[place.tickets[0]]).phase == "assigned":
-            following.phase, following.since = "running", state.now
-    return flight
-
-
-def _finish(state: State, ticket: int, piece: Piece, failures: int) -> None:
-    flight = state.flights.get(ticket)
-    if flight is not None and flight.slot >= 0:
-        place = state.slots[flight.slot]
-        if place.finished:  # the first shard of a worker includes its warm-up
-            state.seconds.append(state.now - flight.since)
-        place.finished += 1
-        place.lost = 0
-    _land(state, ticket)
-    state.succeeded = state.succeeded or bool(piece.rows)
-    if piece.is_probe:
-        if flight is not None and piece.unit in state.pending:
-            _follow(state, state.cases.acquit(piece, state.rows_of(piece.unit)))
-    elif piece.unit in state.pending:
-        state.pending.discard(piece.unit)
-        state.failures += failures
-        state.cases.close(piece.unit)
-        for other, twin in list(state.flights.items()):
-            if twin.piece.unit == piece.unit and twin.slot < 0:
-                del state.flights[other]
-                state.dropped.append(other)
-
-
-def _judge(state: State, piece: Piece, fault: Fault) -> None:
-    state.last_error = fault.error
-    if piece.unit not in state.pending:
-        return
-    rows, limits, has_twin = state.rows_of(piece.unit), state.policy.limits, _has_twin(state, piece)
-    _follow(state, state.cases.judge(piece, fault, rows, limits, has_twin=has_twin))
-
-
-def _has_twin(state: State, piece: Piece) -> bool:
-    """Whether another attempt at the same shard is under way."""
-    flying = (flight.piece for flight in state.flights.values())
-    return not piece.is_probe and any(other.unit == piece.unit and not other.is_probe for other in flying)
-
-
-def _follow(state: State, due: Iterable[Due]) -> None:
-    for after_s, piece in due:
-        if after_s > 0:
-            state.next_ticket += 1  # only to order what is due at the same time
-            heapq.heappush(state.delayed, (state.now + after_s, state.next_ticket, piece))
-        else:
-            _requeue(state, piece)
-
-
-def _requeue(state: State, piece: Piece) -> None:
-    if piece.unit in state.pending:
-        state.queue.appendleft(piece)
-
-
 def _wake(state: State) -> None:
     while state.delayed and state.delayed[0][0] <= state.now:
-        _requeue(state, heapq.heappop(state.delayed)[2])
+        requeue(state, heapq.heappop(state.delayed)[2])
 
 
 def _start_workers(state: State) -> Iterator[Action]:
@@ -297,13 +170,13 @@ def _overdue(state: State) -> Iterator[Action]:
                 reason = f"shard {flight.piece.unit} took longer than {limit_s:.0f} s"
                 yield StopWorker(slot, place.generation, reason)
                 place.current = place.tickets[0]
-                _lose(state, place, Fault("overdue", "attribute", reason))
+                lose(state, place, Fault("overdue", "attribute", reason))
     limit_s = _deadline(None, state.decode_seconds, LONGEST_DECODE_S)
     for ticket, flight in list(state.flights.items()):
         if flight.phase == "decoding" and state.now - flight.since > limit_s:
             state.dropped.append(ticket)
-            _land(state, ticket)
-            _judge(state, flight.piece, Fault("lost", "read", f"decoding took longer than {limit_s:.0f} s"))
+            land(state, ticket)
+            judge(state, flight.piece, Fault("lost", "read", f"decoding took longer than {limit_s:.0f} s"))
 
 
 def _deadline(fixed_s: float | None, seconds: deque[float], unknown_s: float) -> float:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,11 +23,12 @@ from jobs.events import Piece
 from jobs.lanes import Arrival, Lanes
 from jobs.metrics import Recorder, recorder
 from jobs.models import load
+from jobs.outcome import Computed, Outcome, one_line
 from jobs.planning import load_score
 from jobs.preprocessing import Preprocessing
 from jobs.references import reference_pixels
 from jobs.retry import Fault
-from jobs.shard import Answered, Inquiry, answers
+from jobs.shard import Inquiry, answers
 from jobs.spec import RunSpec, SpecError
 from storage.records import Failure, Result
 from storage.run import Run
@@ -35,24 +36,6 @@ from storage.run import Run
 T = TypeVar("T")
 
 GPU_QUEUE_DEPTH = 4  # one on its way to the GPU, one computed, two compressed and written: writing takes longest there
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a worker says of one attempt: small, as it goes to the driver."""
-
-    ticket: int
-    fault: Fault | None = None
-    is_fatal: bool = False  # the CUDA context is spoilt: this process is of no more use
-    images: int = 0
-    failures: int = 0
-    nonfinite: int = 0
-    backoffs: int = 0
-    bytes_written: int = 0
-    compute_s: float = 0.0
-    write_s: float = 0.0
-    labels: tuple[int, ...] = ()
-    predictions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +151,7 @@ class Worker:
 
     def attribute(self, ticket: int, piece: Piece, keys: dict[int, str], images: ShardImages) -> Outcome:
         """Attribute and commit a piece. Every error comes back as a fault, with the stage at which it happened."""
-        computed = _Computed()
+        computed = Computed()
         try:
             arrival = self.lanes.over(images.pixels)  # while an earlier shard is computed
             self.in_its_thread(partial(self._compute, ticket, images, arrival, computed))
@@ -186,7 +169,7 @@ class Worker:
             return Outcome(ticket=ticket, fault=Fault("store", "write", one_line(error)))
         return computed.outcome(ticket, piece, time.perf_counter() - started)
 
-    def _compute(self, ticket: int, images: ShardImages, arrival: Arrival, computed: "_Computed") -> None:
+    def _compute(self, ticket: int, images: ShardImages, arrival: Arrival, computed: Computed) -> None:
         started = self.lanes.moment()
         current = self._current = _Current(ticket)
 
@@ -201,7 +184,7 @@ class Worker:
         computed.seconds = partial(self.lanes.seconds, started, self.lanes.moment())
         self._current = _Current()
 
-    def _write(self, ticket: int, piece: Piece, keys: dict[int, str], computed: "_Computed") -> None:
+    def _write(self, ticket: int, piece: Piece, keys: dict[int, str], computed: Computed) -> None:
         for culprit in piece.culprits:
             computed.items.append(
                 Failure(
@@ -231,62 +214,6 @@ class Worker:
         self._record("ascribe_compute_seconds", computed.compute_s)
         self._record("ascribe_oom_backoffs", computed.backoffs(self._inquiry.rows_per_pass))
         self._record("ascribe_bytes_written", computed.map_bytes)
-
-
-@dataclass(slots=True)
-class _Computed:
-    under_way: list[Answered] = field(default_factory=list)
-    seconds: Callable[[], float] = float
-    items: list[Result | Failure] = field(default_factory=list)
-    labels: tuple[int, ...] = ()
-    predictions: tuple[int, ...] = ()
-    compute_s: float = 0.0
-    warnings: set[str] = field(default_factory=set)
-
-    def land(self, images: ShardImages) -> None:
-        """Wait for the device; from then on everything is on the host."""
-        self.items += images.failures
-        for answered in self.under_way:
-            self.items += answered.items()
-            self.warnings.update(answered.warnings)
-        self.under_way.clear()
-        self.compute_s = self.seconds()
-        labelled = images.labels >= 0
-        if self.results and len(self.results[0].rows) == len(images):
-            self.labels = tuple(images.labels[labelled].tolist())
-            self.predictions = tuple(self.results[0].summary["prediction"][labelled].tolist())
-
-    @property
-    def results(self) -> list[Result]:
-        return [item for item in self.items if isinstance(item, Result)]
-
-    @property
-    def map_bytes(self) -> int:
-        return sum(result.maps.nbytes for result in self.results if result.maps is not None)
-
-    def backoffs(self, rows_per_pass: int) -> int:
-        least = min((int(result.summary["rows_per_pass"]) for result in self.results), default=rows_per_pass)
-        return (rows_per_pass // max(least, 1)).bit_length() - 1
-
-    def outcome(self, ticket: int, piece: Piece, write_s: float) -> Outcome:
-        return Outcome(
-            ticket=ticket,
-            images=len(piece.rows),
-            failures=len({item.image for item in self.items if isinstance(item, Failure)}),
-            nonfinite=sum(int((result.summary["nonfinite_count"] > 0).sum()) for result in self.results),
-            bytes_written=self.map_bytes,
-            compute_s=self.compute_s,
-            write_s=write_s,
-            labels=self.labels,
-            predictions=self.predictions,
-        )
-
-
-def one_line(error: BaseException) -> str:
-    """An error for a table cell: its type where the text does not speak for itself, its first line, cut."""
-    text = str(error).strip().split("\n", 1)[0]
-    named = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
-    return named[:500]
 
 
 def _compressors() -> int:

@@ -20,7 +20,8 @@ from torch import Tensor
 from attribution import native
 from attribution.blocks import Write, write_into
 from attribution.calls import Bound
-from attribution.nodes import Kept, Operation, Rule
+from attribution.kept import Kept
+from attribution.nodes import Operation, Rule
 from attribution.propagation import Lending, Watched
 from attribution.rules import difference
 
@@ -134,7 +135,7 @@ def stabilised(z: Tensor, eps: float) -> Tensor:
 
 def damped(lending: Lending, z: Tensor, eps: float, constant: Tensor | None = None) -> Tensor:
     """Epsilon's stabiliser on the output z of a linear operation, which added `constant` of its own."""
-    damping = Damping(eps=eps, kept=lending.keep(z))
+    damping = Damping(eps=eps, kept=lending.kept.keep(z))
     lending.watched[id(z)] = z, damping
 
     def rule(gradient: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from attribution import native
-from attribution.nodes import Kept
+from attribution.kept import Kept
 from attribution.rules import difference, linear, rectified
 from attribution.rules.operations import CLAMPS
 

@@ -9,8 +9,9 @@ from jobs import driver as module
 from jobs import schedule
 from jobs.driver import Driver, _Asked
 from jobs.events import Attribute, Decode, Decoded, WorkerReady
+from jobs.outcome import Outcome
 from jobs.schedule import Policy
-from jobs.worker import Outcome, Report
+from jobs.worker import Report
 from tests.jobs import tiny
 
 
