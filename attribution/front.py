@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from attribution.calls import tensors_in
 from attribution.hooks import Parts, Place
-from attribution.spans import Call, Spans, answered, outside
+from attribution.spans import Call, Span, Spans, answered, outside
 from attribution.tap import Tap
 
 
@@ -45,16 +45,20 @@ class Front:
     """The tensors used behind the layer, with their version counters: a moved counter means they were overwritten."""
 
     @classmethod
-    def record(cls, forward: Callable[[], Any], place: Place, *, proven: bool) -> Front:
-        """Record one pass; unless `proven`, replay it at once and compare, which exposes calls that no mode sees."""
-        recording, spans = _Recording(), Spans()
+    def record(cls, forward: Callable[[], Any], place: Place, like: Front | None = None) -> Front:
+        """Record one pass; `like` is one of the same model over other rows.
+
+        The first is replayed at once and compared, which exposes calls that no mode sees.
+        """
+        recording = _Recording()
+        spans = Spans(is_steady=None if like is None else bool(like.modules))
         with recording, Tap(place, on_reach=recording.end) as tap, spans.recorded(recording):
             output = forward()
-        whole = spans.outermost(recording.calls, recording.used.keys())
+        whole = spans.outermost()
         calls = tuple(Call(call.function, recording.whole(call.answer)) for call in outside(recording.calls, whole))
         modules = tuple((span.module, recording.whole(span.answer)) for span in whole)
         front = cls(place, tap.parts, output, calls, modules, tuple(recording.used.values()))
-        if not proven:
+        if like is None:
             with front.answering() as answers, Tap(place, replacement=tap.parts, on_reach=answers.end):
                 replayed = forward()
             # A call that escaped the mode has computed with placeholders, and its NaN has reached the output.
@@ -100,6 +104,8 @@ class _Recording(TorchFunctionMode):
         """By the id of its placeholder, what is read behind the place, with its version counter."""
         self._made: dict[int, tuple[ReferenceType[Tensor], Tensor]] = {}
         """By its id, a tensor and its placeholder."""
+        self._origins: dict[int, tuple[ReferenceType[Tensor], int]] = {}
+        """By its placeholder's id, a tensor, and the number of the call that answered with it first."""
         self._ended = self._is_aside = False
 
     def end(self) -> None:
@@ -108,13 +114,32 @@ class _Recording(TorchFunctionMode):
     def has_ended(self) -> bool:
         return self._ended
 
-    def thinned(self, answer: Any) -> Any:
-        """The answer with a placeholder for every tensor; what that takes is no call of the model's."""
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Calls that are none of the model's."""
         self._is_aside = True
         try:
-            return _each_tensor(answer, self._placeholder_of)
+            yield
         finally:
             self._is_aside = False
+
+    def thinned(self, answer: Any) -> Any:
+        """The answer with a placeholder for every tensor."""
+        return _each_tensor(answer, self._placeholder_of)
+
+    def hides(self, span: Span) -> bool:
+        """Whether Python inside is told numbers, or a tensor made inside is still there and lies elsewhere than the answer."""
+        given = {_address(made) for made, _ in map(self._origin_of, tensors_in(span.answer)) if made is not None}
+        inside = self.calls[span.start : span.stop]
+        origins = [self._origin_of(placeholder) for call in inside for placeholder in tensors_in(call.answer)]
+        return any(call.depends_on_numbers for call in inside) or any(
+            tensor is not None and first >= span.start and _address(tensor) not in given for tensor, first in origins
+        )
+
+    def _origin_of(self, placeholder: Tensor) -> tuple[Tensor | None, int]:
+        """What it stands for, if that is still there, and the first call that answered with it."""
+        tensor, first = self._origins[id(placeholder)]
+        return tensor(), first
 
     def whole(self, answer: Any) -> Any:
         """The thinned answer with what is read behind the place put back."""
@@ -137,6 +162,7 @@ class _Recording(TorchFunctionMode):
         if made() is not tensor:
             placeholder = _placeholder(tensor)
             self._made[id(tensor)] = ref(tensor), placeholder
+            self._origins[id(placeholder)] = ref(tensor), len(self.calls)
         return placeholder
 
 
@@ -158,6 +184,10 @@ class _Answering(TorchFunctionMode):
                 f"the model called {getattr(func, '__name__', func)} where it had called another function before"
             )
         return call.answer
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _exchanged(answer: Any, others: Mapping[int, Tensor]) -> Any:

@@ -56,21 +56,21 @@ def visiting(place: Place, visit: Visit) -> Iterator[None]:
 
 
 @contextmanager
-def following(enter: Callable[[nn.Module], None], leave: Callable[[nn.Module, Any], None]) -> Iterator[None]:
-    """Say of every module called in this thread when it is entered and, with what its `forward` returned, when it is left."""
+def following(enter: Callable[[nn.Module], None], leave: Callable[[nn.Module, Any, Any], None]) -> Iterator[None]:
+    """Say of every module called in this thread when it is entered and, with its arguments and what `forward` returned, left."""
     owner = threading.get_ident()
 
     def on_enter(module: nn.Module, _arguments: Any) -> None:
         if threading.get_ident() == owner:
             enter(module)
 
-    def on_leave(module: nn.Module, _arguments: Any, output: Any) -> None:
+    def on_leave(module: nn.Module, arguments: Any, named: Any, output: Any) -> None:
         if threading.get_ident() == owner:
-            leave(module, output)
+            leave(module, (*arguments, *named.values()), output)
 
     with ExitStack() as handles:
-        for handle in (register_module_forward_pre_hook(on_enter), register_module_forward_hook(on_leave)):
-            handles.callback(handle.remove)
+        handles.callback(register_module_forward_pre_hook(on_enter).remove)
+        handles.callback(register_module_forward_hook(on_leave, with_kwargs=True).remove)
         yield
 
 

@@ -6,20 +6,23 @@ A model of two hundred calls before a layer is, answered so, a handful of module
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from attribution.calls import tensors_in
 from attribution.hooks import following, is_looked_at
 
 OF_SHAPES = frozenset({"__get__", "size", "dim", "ndimension", "numel", "stride", "is_contiguous", "is_floating_point"})
 """Calls that answer with no tensor and say the same of every pass: shapes, layouts and dtypes (`__get__` reads those)."""
+
+
+_PLAIN = frozenset({int, float, bool, complex, str, bytes, NoneType})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +35,9 @@ class Call:
     @property
     def depends_on_numbers(self) -> bool:
         """Whether it tells the model's Python something that other numbers would change, e.g. `x.max().item()`."""
-        return not tensors_in(self.answer) and getattr(self.function, "__name__", "") not in OF_SHAPES
+        if self.answer is None or tensors_in(self.answer):
+            return False
+        return getattr(self.function, "__name__", "") not in OF_SHAPES
 
 
 class Recording(Protocol):
@@ -43,8 +48,14 @@ class Recording(Protocol):
     def has_ended(self) -> bool:
         """Whether the place was reached."""
 
+    def aside(self) -> AbstractContextManager[None]:
+        """For calls that are none of the model's."""
+
     def thinned(self, answer: Any) -> Any:
         """The answer with a placeholder for every tensor."""
+
+    def hides(self, span: Span) -> bool:
+        """Whether something made inside gets out in another way than by the answer, which a pass without it would miss."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,57 +67,95 @@ class Span:
     stop: int
     answer: Any
 
-    def hides(self, calls: Sequence[Call], used: AbstractSet[int]) -> bool:
-        """Whether something made inside gets out in another way than by the answer, which a pass without it would miss."""
-        inside = calls[self.start : self.stop]
-        given = {id(tensor) for tensor in tensors_in(self.answer)}
-        made = {id(tensor) for call in inside for tensor in tensors_in(call.answer)}
-        return any(call.depends_on_numbers for call in inside) or bool(made & used - given)
-
 
 class Spans:
-    """The modules that a pass enters and leaves before it reaches the place; nobody's hooks look into them."""
+    """The modules that a pass enters and leaves before it reaches the place, and that give nothing but their answer.
 
-    def __init__(self) -> None:
-        self.closed: list[Span] = []
+    A module has to run if somebody's hooks look into it, if it may write into what it is called with, if Python inside sees
+    numbers, or if something made inside outlives it beside the answer. And no module is answered whole in a model that
+    is not steady, in that passes change what its modules hold: behind the place somebody may read that. None: find out.
+    """
+
+    def __init__(self, *, is_steady: bool | None = None) -> None:
+        self._is_steady = is_steady
+        self._closed: list[Span] = []
         self._open: list[tuple[nn.Module, int]] = []
-        self._looked_at = 0
-        """How many of the open modules, from the outermost, have to run because of a hook on them or inside."""
+        self._must_run = 0
+        """How many of the open modules, from the outermost, have to run for the sake of one inside."""
         self._entered: Counter[nn.Module] = Counter()
+        self._root: nn.Module | None = None
+        self._held: list[int] = []
 
     @contextmanager
     def recorded(self, recording: Recording) -> Iterator[None]:
         """During the pass that is recorded."""
 
         def enter(module: nn.Module) -> None:
+            if self._is_steady is None and self._root is None:
+                self._root, self._held = module, held_by(module)
             self._entered[module] += 1
             if not recording.has_ended():
                 self._open.append((module, len(recording.calls)))
-                if is_looked_at(module):
-                    self._looked_at = len(self._open)
 
-        def leave(module: nn.Module, answer: Any) -> None:
+        def leave(module: nn.Module, arguments: Any, answer: Any) -> None:
             if recording.has_ended():
                 return
             entered, start = self._open.pop()
             while entered is not module:  # one that ended in an exception, which the model has caught
                 entered, start = self._open.pop()
-            if len(self._open) >= self._looked_at and len(recording.calls) > start:
-                self.closed.append(Span(module, start, len(recording.calls), recording.thinned(answer)))
-            self._looked_at = min(self._looked_at, len(self._open))
+            has_to_run, around = self._must_run > len(self._open), len(self._open)
+            with recording.aside():
+                span = Span(module, start, len(recording.calls), recording.thinned(answer))
+                has_to_run = has_to_run or is_looked_at(module) or _can_be_filled(arguments) or recording.hides(span)
+            if has_to_run:
+                self._must_run = around
+            else:
+                self._must_run = min(self._must_run, around)
+                self._closed += [span] if span.stop > start else []
 
+        if self._is_steady is False:
+            yield
+            return
         with following(enter, leave):
             yield
+        if self._root is not None and held_by(self._root) != self._held:
+            self._closed.clear()
 
-    def outermost(self, calls: Sequence[Call], used: AbstractSet[int]) -> list[Span]:
-        """Those that can be answered whole and lie in no other, in order; `used`: placeholders, by id, of what is read behind the place."""
+    def outermost(self) -> list[Span]:
+        """Those that can be answered whole and lie in no other, in order."""
         found: list[Span] = []
         # From the last to the first, since of two that hold the same calls the outer one was left later.
-        for span in sorted(self.closed, key=lambda span: (-span.start, span.stop))[::-1]:
+        for span in sorted(self._closed, key=lambda span: (-span.start, span.stop))[::-1]:
             is_inside = bool(found) and span.start < found[-1].stop
-            if not is_inside and self._entered[span.module] == 1 and not span.hides(calls, used):
+            if not is_inside and self._entered[span.module] == 1:
                 found.append(span)
         return found
+
+
+def held_by(root: nn.Module) -> list[int]:
+    """What the modules hold, object by object, numbers and text apart: two passes of most models find the same."""
+    found: list[int] = []
+    for module in root.modules():
+        _note(vars(module), 4, found)
+    return found
+
+
+def _note(value: Any, depth: int, found: list[int]) -> None:
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple | set | deque):
+        found.append(id(value))
+        if not depth or isinstance(value, nn.Module | Tensor | type) or not hasattr(value, "__dict__"):
+            return
+        value = vars(value).values()
+    for item in value if depth else ():
+        if type(item) not in _PLAIN:
+            _note(item, depth - 1, found)
+
+
+def _can_be_filled(arguments: Any) -> bool:
+    """Whether there are containers among them, to which a module may add something."""
+    return any(isinstance(argument, list | dict | set | deque) for argument in arguments)
 
 
 def outside(calls: Sequence[Call], spans: Sequence[Span]) -> list[Call]:

@@ -144,7 +144,8 @@ class Tail(Site):
             self._settle_call(rows)
             explained, image = self.explained.rows(rows), self.x[rows]
             with torch.no_grad():
-                self._fronts[key] = Front.record(lambda: explained.output(image), self.place, proven=bool(self._fronts))
+                like = next(iter(self._fronts.values()), None)
+                self._fronts[key] = Front.record(lambda: explained.output(image), self.place, like)
         return self._fronts[key]
 
     def _give_up_replaying(self, reason: FrontDiffers) -> None:

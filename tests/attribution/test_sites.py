@@ -154,14 +154,27 @@ class Whole(nn.Module):
         return self.last(self.layer(skip) * skip.tanh() + self.left(self.front))
 
 
-def keeping(name, value):
+def keeping(name, value, answer=lambda y: y + 1):
     """An inner part that leaves something on its module besides its answer."""
 
     def inner(inside, y):
         setattr(inside, name, value(y))
-        return y + 1
+        return answer(y)
 
     return inner
+
+
+def listing(inside, y):
+    inside.__dict__.setdefault("seen", []).append(y)
+    return y
+
+
+ELSEWHERE = []
+
+
+def telling(_inside, y):
+    ELSEWHERE[:] = [y * 2]
+    return y
 
 
 def escaped(_inside, y):
@@ -193,17 +206,38 @@ def test_a_module_before_the_layer_is_answered_whole(inner):
 @pytest.mark.parametrize(
     ("inner", "left", "runs"),
     [
-        (
-            keeping("stash", lambda y: y * 2),
-            lambda front: front.stash,
-            2,
-        ),  # a tensor of these rows: each pass needs its own
+        (keeping("stash", lambda y: y * 2), lambda front: front.stash, 2),  # a tensor of these rows
+        (keeping("stash", lambda y: y, lambda y: y), lambda front: front.stash.exp(), 2),  # the answer itself
+        (listing, lambda front: front.seen[-1].exp(), 2),
+        (telling, lambda _front: ELSEWHERE[0], 2),
         (keeping("scale", lambda y: y.abs().max().item()), lambda front: front.scale, 2),  # a number of these rows
         (keeping("width", lambda y: y.shape[1]), lambda front: front.width, 0),  # the same of all rows
     ],
 )
 def test_a_module_that_leaves_something_of_its_rows_on_the_side_is_run(inner, left, runs):
     assert walked(Whole(inner, left)) == runs
+
+
+class Adding(Inside):
+    """Adds its answer to a list that it is called with."""
+
+    def forward(self, x, skips):
+        skips.append(super().forward(x))
+        return skips[-1]
+
+
+class Handing(Whole):
+    def __init__(self):
+        super().__init__()
+        self.front = Adding(lambda _inside, y: y)
+
+    def forward(self, x):
+        skips = []
+        return self.last(self.layer(self.front(x, skips)) * skips[0].tanh())
+
+
+def test_a_module_that_may_write_into_what_it_is_called_with_is_run():
+    assert walked(Handing()) == 2
 
 
 def test_a_module_with_a_hook_inside_is_run():
