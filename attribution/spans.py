@@ -83,18 +83,18 @@ class Spans:
         self._must_run = 0
         """How many of the open modules, from the outermost, have to run for the sake of one inside."""
         self._entered: Counter[nn.Module] = Counter()
-        self._root: nn.Module | None = None
-        self._held: list[int] = []
+        self._held: dict[nn.Module, list[int]] = {}
+        """What the outermost modules hold at first: one, unless the model is a function of several."""
 
     @contextmanager
     def recorded(self, recording: Recording) -> Iterator[None]:
         """During the pass that is recorded."""
 
         def enter(module: nn.Module) -> None:
-            if self._is_steady is None and self._root is None:
-                self._root, self._held = module, held_by(module)
             self._entered[module] += 1
             if not recording.has_ended():
+                if self._is_steady is None and not self._open and module not in self._held:
+                    self._held[module] = held_by(module)
                 self._open.append((module, len(recording.calls)))
 
         def leave(module: nn.Module, arguments: Any, answer: Any) -> None:
@@ -118,7 +118,7 @@ class Spans:
             return
         with following(enter, leave):
             yield
-        if self._root is not None and held_by(self._root) != self._held:
+        if any(held_by(root) != held for root, held in self._held.items()):
             self._closed.clear()
 
     def outermost(self) -> list[Span]:
