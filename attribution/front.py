@@ -22,6 +22,7 @@ from attribution.calls import tensors_in
 from attribution.hooks import Parts, Place
 from attribution.spans import Call, Span, Spans, answered, outside
 from attribution.tap import Tap
+from attribution.watching import Watching
 
 
 class FrontDiffers(Exception):  # noqa: N818  # a reason to take the other path, not an error of anybody's
@@ -94,7 +95,7 @@ class Front:
             yield answers
 
 
-class _Recording(TorchFunctionMode):
+class _Recording(Watching):
     """The calls before the place, which hold no tensor: what nobody else holds is free to be written over, as ever."""
 
     def __init__(self) -> None:
@@ -106,22 +107,13 @@ class _Recording(TorchFunctionMode):
         """By its id, a tensor and its placeholder."""
         self._origins: dict[int, tuple[ReferenceType[Tensor], int]] = {}
         """By its placeholder's id, a tensor, and the number of the call that answered with it first."""
-        self._ended = self._is_aside = False
+        self._ended = False
 
     def end(self) -> None:
         self._ended = True
 
     def has_ended(self) -> bool:
         return self._ended
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Calls that are none of the model's."""
-        self._is_aside = True
-        try:
-            yield
-        finally:
-            self._is_aside = False
 
     def thinned(self, answer: Any) -> Any:
         """The answer with a placeholder for every tensor."""
@@ -153,7 +145,7 @@ class _Recording(TorchFunctionMode):
                     self.used.setdefault(id(placeholder), (tensor, tensor._version))  # noqa: SLF001  # as above
             return func(*args, **(kwargs or {}))
         answer = func(*args, **(kwargs or {}))
-        if not self._is_aside:
+        if not self.is_aside:
             self.calls.append(Call(func, self.thinned(answer)))
         return answer
 

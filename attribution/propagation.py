@@ -26,13 +26,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from attribution.calls import Bound, canonical, constant, model_line, opened, out_of_place, tensors_in
 from attribution.clamp import hardtanh_
 from attribution.kept import KeptTensors
 from attribution.nodes import Call, PropagationError, RowsDiffer, Rule, Ruled, check_rows
 from attribution.rules.operations import ELEMENTWISE, SUMS
+from attribution.watching import Watching
 
 Treatment = Callable[["Lending", Bound], Any]
 """How one call runs: `lending.apply(bound, rule)`, or other operations written in its place."""
@@ -72,7 +72,7 @@ class Uncovered:
         return f"{self.operation} (called at {self.place})"
 
 
-class Lending(TorchFunctionMode):
+class Lending(Watching):
     """The state of one pass with rules, and of the reference passes paired with it."""
 
     def __init__(self, rules: Rules, *, counts: bool = True) -> None:
@@ -89,7 +89,6 @@ class Lending(TorchFunctionMode):
         self.kept = KeptTensors()
         self._current = Call("", ())
         self._open: list[Callable[..., Any]] = []
-        self._is_aside = False
         self._before = self._ahead = 0
         """Calls before anything carries credit: of the image pass, and those that the reference pass has still to make."""
         self._has_credit = False
@@ -111,15 +110,6 @@ class Lending(TorchFunctionMode):
         finally:
             self._paired = None
             self.kept.clear()
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Calls of the engine's own in the middle of a pass, which are no part of it."""
-        self._is_aside = True
-        try:
-            yield
-        finally:
-            self._is_aside = False
 
     def end(self) -> None:
         """Gradients will flow once more only: inputs that nobody else reads are the rules' to write over."""
@@ -205,7 +195,7 @@ class Lending(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self._is_aside or self._is_before_credit(args, kwargs):
+        if self.is_aside or self._is_before_credit(args, kwargs):
             return func(*args, **kwargs)
         inside = opened(func)
         if inside is not None and func not in self._open:
