@@ -113,8 +113,8 @@ def compared(
 
     def one_pass(rows: Rows) -> Told:
         of_rows = [
-            reference[:1] if stands_for_all(site, reference, x) else expanded(reference, x)[rows]
-            for reference in references
+            reference[:1] if site.is_one_image(reference) else reference[rows]
+            for reference in (expanded(reference, x) for reference in references)
         ]
         if not audit.is_strict:
             return ask(site, x[rows], rows, *of_rows)
@@ -165,7 +165,7 @@ def _paired(
     site: Site, ruled: _Ruled, reference: Features, recordings: dict[int, _Reference], number: int
 ) -> _Reference:
     """The reference's side of each call; a single row is repeated where the model mixes rows with windows or heads."""
-    if stands_for_all(site, reference, ruled.x):
+    if site.is_one_image(expanded(reference, ruled.x)):
         if number in recordings and ruled.lending.adopt(recordings[number].calls):
             return recordings[number]
         try:
@@ -181,13 +181,6 @@ def _reference_pass(site: Site, ruled: _Ruled, reference: Features, rows: Rows) 
         output, features = site.forward(reference, rows)
         score = ruled.explained.rows(slice(0, len(reference))).of(output)
     return _Reference(features.detach(), output, score, ruled.lending.recording())
-
-
-def stands_for_all(site: Site, reference: Features, x: Features) -> bool:
-    """Whether one row serves all images: it has stride 0 over them, or there are more of them than rows."""
-    return not site.explained.has_rows_of_arguments and all(
-        len(part) < len(x) or part.stride(0) == 0 for part in parts_of(reference)
-    )
 
 
 def _first(rows: Rows) -> Rows:

@@ -106,11 +106,6 @@ class Aiming(Score):
         return None if self.arguments else (type(self), self.model, self.aim, self.dtype)
 
     @property
-    def has_rows_of_arguments(self) -> bool:
-        """Whether arguments of the caller's, too, differ from row to row."""
-        return any(isinstance(argument, Tensor) and argument.dim() for argument in self.arguments)
-
-    @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The labels, of which a target may be one."""
         return (self.labels,)

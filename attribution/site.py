@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,9 +27,6 @@ from attribution.passes import Passes, Rows, count_of
 from attribution.quadrature import Steps
 from attribution.score import NeuronScore, Score, neuron
 from attribution.tap import accumulated
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Input", "NeuronScore", "Point", "Score", "Site", "neuron"]
 
@@ -58,7 +55,7 @@ class Site(ABC):
         Where all rows of x are one image (a baseline expanded without memory), that image is passed once.
         """
         with torch.no_grad():
-            if self._is_one_image(x):
+            if self.is_one_image(x):
                 return accumulated(self.explained.of_one(x[:1], len(x)))
             (score,) = self.passes.over(len(x), lambda rows: self._told(_scored, x[rows], rows))
         return parts_of(score)[0]
@@ -133,7 +130,7 @@ class Site(ABC):
 
         return graphs.run((name, self.key), one_pass, x, *others, *self.explained.rows(rows).tensors)
 
-    def _is_one_image(self, x: Features) -> bool:
+    def is_one_image(self, x: Features) -> bool:
         """Whether all rows of x are one image, expanded without memory, and nothing else tells the rows apart.
 
         Of a single row, too, that is said by its stride: a baseline's score must not depend on how many images there are.

@@ -109,9 +109,8 @@ class Spans:
                 has_to_run = has_to_run or is_looked_at(module) or _can_be_filled(arguments) or recording.hides(span)
             if has_to_run:
                 self._must_run = around
-            else:
-                self._must_run = min(self._must_run, around)
-                self._closed += [span] if span.stop > start else []
+            elif span.stop > start:
+                self._closed.append(span)
 
         if self._is_steady is False:
             yield
