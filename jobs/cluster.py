@@ -65,8 +65,9 @@ def room(spec: RunSpec, resources: dict[str, float], shards: int) -> Room:
         cpus_per_worker=cpus_each,
         decode_cpus=decode_cpus,
         window_bytes=spec.window_bytes or window,
-        # Where workers take the cores, decoding is the small part of the work: a process a shard would only crowd them out.
-        decodes=1000 if gpus_each > 0 else max(2, workers // 2),
+        # Where workers take the cores, decoding is the small part of the work: a process a shard would only crowd them out,
+        # and starting one takes a second of a core while they start.
+        decodes=1000 if gpus_each > 0 else max(1, workers // 2),
         ahead=GPU_DECODES if gpus_each > 0 else 0,
         queue_depth=GPU_QUEUE_DEPTH if gpus_each > 0 else 2,
     )

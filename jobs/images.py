@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
+from jobs.fetching import Fetcher, read_row
 from jobs.places import AwayError, ReadError, is_away
 from jobs.preprocessing import Preprocessing
-from jobs.reading import read
 from storage.records import Failure, Stage
 
-__all__ = ["AwayError", "DecodeError", "Decoded", "Preprocessing", "ReadError", "decode", "decode_rows", "read"]
+__all__ = ["AwayError", "DecodeError", "Decoded", "Preprocessing", "ReadError", "decode", "decode_rows"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,25 +84,27 @@ def decode_rows(index_rows: pa.Table, preprocessing: Preprocessing) -> Decoded:
     failures: dict[int, Failure] = {}
     answered: Mapping[str, Any] | None = None  # a row that could be read
     misses = 0  # in a row
-    while queue:
-        row = queue.popleft()
-        try:
-            crops[row["image"]] = decode(_content(row), preprocessing)
-        except (ReadError, DecodeError) as error:
-            failures[row["image"]] = _failure(row, error, attempts=1)
-        except OSError as error:
-            queue.append(row)
-            pauses_s = _AWAY_PAUSES_S if is_away(error) else _ERROR_PAUSES_S
-            if misses < len(pauses_s):
-                logger.warning("image not read, waiting", extra={"key": row["key"], "reason": str(error)})
-                time.sleep(pauses_s[misses])
-                misses += 1
-                continue
-            if is_away(error) and not _answers(answered):
-                raise AwayError(f"the store of {row['uri']} does not answer: {error}") from error
-            failures |= {each["image"]: _failure(each, error, attempts=1 + misses) for each in queue}
-            break
-        answered, misses = row, 0
+    with Fetcher() as fetcher:
+        while queue:
+            row = queue.popleft()
+            try:
+                crops[row["image"]] = decode(fetcher.fetch(row, () if misses else queue), preprocessing)
+            except (ReadError, DecodeError) as error:
+                failures[row["image"]] = _failure(row, error, attempts=1)
+            except OSError as error:
+                queue.append(row)
+                fetcher.forget()
+                pauses_s = _AWAY_PAUSES_S if is_away(error) else _ERROR_PAUSES_S
+                if misses < len(pauses_s):
+                    logger.warning("image not read, waiting", extra={"key": row["key"], "reason": str(error)})
+                    time.sleep(pauses_s[misses])
+                    misses += 1
+                    continue
+                if is_away(error) and not _answers(answered):
+                    raise AwayError(f"the store of {row['uri']} does not answer: {error}") from error
+                failures |= {each["image"]: _failure(each, error, attempts=1 + misses) for each in queue}
+                break
+            answered, misses = row, 0
     pixels = [crops[image] for image in images if image in crops]
     return Decoded(
         np.stack(pixels) if pixels else np.empty((0, *preprocessing.crop, 3), np.uint8),
@@ -111,14 +113,10 @@ def decode_rows(index_rows: pa.Table, preprocessing: Preprocessing) -> Decoded:
     )
 
 
-def _content(row: Mapping[str, Any]) -> bytes:
-    return read(row["uri"], row["offset"], row["length"], row.get("version"))
-
-
 def _answers(row: Mapping[str, Any] | None) -> bool:
     """Whether what could be read before still can: then the store is there, and the others are at fault."""
     try:
-        return row is not None and bool(_content(row))
+        return row is not None and bool(read_row(row))
     except ReadError:
         return True
     except OSError:

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs.places import ReadError, check_version, open_file, read_bytes
+from jobs.places import ReadError, check_version, is_remote, open_file, read_bytes
 
-__all__ = ["ReadError", "parquet_uri", "planes_uri", "read"]
+__all__ = ["ReadError", "is_request", "parquet_uri", "planes_uri", "read"]
 
 
 def read(uri: str, offset: int | None = None, length: int | None = None, version: str | None = None) -> bytes:
@@ -25,13 +25,18 @@ def read(uri: str, offset: int | None = None, length: int | None = None, version
 
     Raises ReadError where the image can't be had, OSError where asking again may help, AwayError where the whole store is away.
     """
-    kind, _, rest = uri.partition(":")
-    detail, _, file = rest.partition(":")
+    kind, detail, file = _parts(uri)
     if kind == "parquet":
         return _parquet_row(file, detail, offset or 0, version)
     if kind == "planes":
         return _netpbm(read_bytes(file, offset, length, version), detail)
-    return read_bytes(uri, offset, length, version)
+    return read_bytes(file, offset, length, version)
+
+
+def is_request(uri: str) -> bool:
+    """Whether each image of this uri is a request of its own to a store. Rows of a Parquet file come by whole groups."""
+    kind, _, file = _parts(uri)
+    return kind != "parquet" and is_remote(file)
 
 
 def parquet_uri(file: str, column: str) -> str:
@@ -40,6 +45,15 @@ def parquet_uri(file: str, column: str) -> str:
 
 def planes_uri(file: str, channels: int, height: int, width: int, *, transposed: bool = False) -> str:
     return f"planes:{channels}x{height}x{width}{'t' if transposed else ''}:{file}"
+
+
+def _parts(uri: str) -> tuple[str, str, str]:
+    """What holds the image ("" for a plain file), its detail, and the file."""
+    kind, _, rest = uri.partition(":")
+    if kind not in ("parquet", "planes"):
+        return "", "", uri
+    detail, _, file = rest.partition(":")
+    return kind, detail, file
 
 
 def _netpbm(planes: bytes, shape: str) -> bytes:

@@ -13,8 +13,9 @@ from pictures import SMALL, encoded, lean_environment, photograph, torchvision_c
 from PIL import Image
 
 from jobs.datasets import index_dataset
-from jobs.images import AwayError, DecodeError, Preprocessing, decode, decode_rows, read
+from jobs.images import AwayError, DecodeError, Preprocessing, decode, decode_rows
 from jobs.indexing.entry import to_table
+from jobs.reading import read
 
 
 class TestModes:
@@ -194,7 +195,7 @@ class TestDecodeRows:
         for name in "abcd":
             Image.new("RGB", (9, 9)).save(tmp_path / f"{name}.png")
         store = _Store(index_dataset(str(tmp_path)).index)
-        monkeypatch.setattr("jobs.images.read", store.read)
+        monkeypatch.setattr("jobs.fetching.read", store.read)
         monkeypatch.setattr("jobs.images.time.sleep", store.waits.append)
         return store
 

@@ -7,7 +7,8 @@ from pictures import SMALL
 from PIL import Image
 
 from jobs.datasets import index_dataset
-from jobs.images import ReadError, decode_rows, read
+from jobs.images import ReadError, decode_rows
+from jobs.reading import read
 
 
 class TestRead:

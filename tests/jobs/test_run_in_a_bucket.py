@@ -1,11 +1,9 @@
 """Promise: a run from and to an S3 that answers 500, loses answers, hangs up and falls silent completes, and is read there."""
 
-import http.server
 import json
 import os
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -19,7 +17,7 @@ from storage.run import Run
 from tests.jobs import tiny
 from tests.jobs.test_faults import attribute, worker_of
 from tests.jobs.two_nodes import TOP
-from tests.storage.unreliable import Unreliable
+from tests.storage.unreliable import Unreliable, before
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -29,7 +27,6 @@ IMAGES = 8
 class AlsoSilent(Unreliable):
     """Now and then no answer comes for longer than a client waits."""
 
-    target = ""
     count = silences = 0
 
     def do(self):
@@ -41,19 +38,11 @@ class AlsoSilent(Unreliable):
             return None
         return super().do()
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do
-
 
 @pytest.fixture
 def unreliable(s3):
-    AlsoSilent.target = os.environ["AWS_ENDPOINT_URL"]
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), AlsoSilent)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with before(os.environ["AWS_ENDPOINT_URL"], AlsoSilent) as address:
+        yield address
 
 
 def ascribe(*words, **variables):

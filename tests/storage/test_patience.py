@@ -1,8 +1,7 @@
 """A store that fails for a while is waited out; what will not pass ends in one line with the way out; nothing committed is harmed."""
 
 import errno
-import http.server
-import threading
+import os
 import uuid
 
 import pytest
@@ -16,7 +15,7 @@ from storage.run import Run
 from tests.storage.faults import Faulty
 from tests.storage.runs import make_run, write_all, write_unit
 from tests.storage.test_commits import content
-from tests.storage.unreliable import Unreliable
+from tests.storage.unreliable import Unreliable, before
 
 
 class Clock:
@@ -170,16 +169,11 @@ def test_a_real_full_disk_and_a_real_lost_right_are_told_apart(tmp_path, monkeyp
 
 
 def test_a_run_on_an_s3_that_answers_500_loses_answers_and_hangs_up_is_the_undisturbed_run(s3, monkeypatch):
-    import os
-
     class Handler(Unreliable):
-        target = os.environ["AWS_ENDPOINT_URL"]
+        pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    with before(os.environ["AWS_ENDPOINT_URL"], Handler) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         uri = f"{s3}/unreliable/{os.getpid()}"
         run = make_run(uri)
         run.recover()
@@ -189,10 +183,6 @@ def test_a_run_on_an_s3_that_answers_500_loses_answers_and_hangs_up_is_the_undis
         assert content(run) == expected
         assert run.verify().is_sound
         assert Handler.count > 100
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_what_may_pass():
