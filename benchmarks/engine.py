@@ -33,9 +33,11 @@ from attribution.resolve import last_convolution
 from attribution.site import Input, Score
 from jobs.devices import backward_under, compile_model, prepare_model, use_device
 from jobs.models import load
-from jobs.precision import available, choose
+from jobs.precision import available, choose, settled
 
 warnings.filterwarnings("ignore")
+
+A_LONG_RUN = 1_000_000  # images
 
 
 class Bench:
@@ -71,7 +73,6 @@ class Bench:
         """With `--precision auto`, use what a run of this question would, chosen on these images; what was tried, as text."""
         if self.asked != "auto":
             return ""
-        names = available(torch.cuda.get_device_capability()) if self.device.type == "cuda" else ()
 
         def maps_in(precision: str) -> list[torch.Tensor]:
             self.use(precision)
@@ -79,7 +80,8 @@ class Bench:
             (answer,) = self.method(model, None, [question])()
             return [answer.attribution]
 
-        choice = choose(names, maps_in)
+        kind = self.device.type
+        choice = settled(kind, [question], image_count=A_LONG_RUN) or choose(available(kind), maps_in)
         self.use(choice.precision)
         return f"  {choice.precision} of " + ", ".join(f"{name} {kept:.3f}" for name, kept in choice.tried.items())
 

@@ -2,8 +2,8 @@
 
     python benchmarks/precision.py --model efficientnet_lite0 --images FOLDER --count 64
 
-For each method and precision the relative L2 distance of the maps and their rank correlation, median and worst image;
-on a GPU also the time of an image relative to float32's. What a device has no units for is left out.
+For each method and precision the relative L2 distance of the maps and their rank correlation, median and worst image,
+and the time of an image relative to float32's. What a GPU has no units for is left out.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def main() -> None:
     parser.add_argument("--methods", default=METHODS, help="separated by ;")
     asked = parser.parse_args()
     bench = Bench(asked)
-    on_gpu, photographs = bench.device.type == "cuda", bench.images
+    photographs = bench.images
     print(f"{asked.model}, {len(photographs)} images, {asked.rows} rows per pass, {machine()}", flush=True)
-    faster = available(torch.cuda.get_device_capability()) if on_gpu else ("bfloat16",)
+    faster = available(bench.device.type) or ("bfloat16",)
     for text in asked.methods.split(";"):
         question = bench.question(text)
         commands, maps = {}, {}
@@ -42,10 +42,9 @@ def main() -> None:
             if precision != "float64":
                 commands[precision] = ask
         timed = {}
-        if on_gpu:
-            for precision, ask in commands.items():  # each under its own settings, so not in turn
-                bench.use(precision)
-                timed[precision] = in_turn({precision: ask}, asked.rounds)[precision].median
+        for precision, ask in commands.items():  # each under its own settings, so not in turn
+            bench.use(precision)
+            timed[precision] = in_turn({precision: ask}, asked.rounds)[precision].median
         for precision in commands:
             print(line(text, precision, maps[precision], maps["float64"], timed), flush=True)
 
@@ -57,9 +56,7 @@ def line(text, precision, maps, truth, timed):
     kept = kept[kept.isfinite()]
     told = f"{text:42s} {precision:14s} L2 {statistics.median(moved.tolist()):.1e} worst {moved.max():.1e}"
     told += f"  rank correlation {statistics.median(kept.tolist()):.4f} worst {kept.min():.4f}"
-    if precision in timed:
-        told += f"  time {timed[precision] / timed['float32']:.2f} of float32's"
-    return told
+    return told + f"  time {timed[precision] / timed['float32']:.2f} of float32's"
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from jobs.outcome import one_line
 from jobs.places import AwayError
 from jobs.precision import Choice, choose_here
 from jobs.retry import Fault
-from jobs.spec import RunSpec
+from jobs.spec import Device, RunSpec
 from jobs.worker import GPU_QUEUE_DEPTH, Worker
 
 WORKER_MEMORY_BYTES = 2 * 2**30  # torch, a model and a shard: more workers than this allows would start to swap
@@ -85,11 +85,12 @@ def decode_task(cpus: float) -> Any:
     )(decode)  # found by its module, which loads no torch: decoding starts in a second and stays small
 
 
-def choose_on_cluster(spec: RunSpec, *asked: Any) -> Choice:
-    """The run's precision, chosen where a worker would be: a job's driver may stand where there is no GPU."""
-    gpus = 1.0 if spec.gpus_per_worker is None else spec.gpus_per_worker
+def choose_on_cluster(device: Device, spec: RunSpec, *asked: Any) -> Choice:
+    """The run's precision, chosen where a worker would be: a job's driver may stand where there is no GPU, or other cores."""
+    gpus, cpus = (spec.gpus_per_worker or 1.0, 0) if device == "cuda" else (0, 1)
     # A process of its own, so that its CUDA context is gone when workers come.
-    choice: Choice = ray.get(ray.remote(num_gpus=gpus, num_cpus=0, max_calls=1)(choose_here).remote(spec, *asked))
+    trial = ray.remote(num_gpus=gpus, num_cpus=cpus, max_calls=1)(choose_here)
+    choice: Choice = ray.get(trial.remote(device, spec, *asked))
     return choice
 
 

@@ -7,9 +7,9 @@ from typing import Any
 from jobs.datasets import Dataset
 from jobs.indexing.entry import index_digest
 from jobs.locating import RUNS
-from jobs.planning import Device, plan
+from jobs.planning import plan
 from jobs.runs import create, find
-from jobs.spec import RunSpec, SpecError, short_hash
+from jobs.spec import Device, RunSpec, SpecError, short_hash
 from storage import merging
 from storage.run import Run
 

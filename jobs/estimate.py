@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from jobs.devices import prepare_model, use_device
-from jobs.planning import Device, Plan, load_score
+from jobs.planning import Plan, load_score
+from jobs.spec import Device
 
 WARN_BYTES = 100 * 10**9
 ROUNDED_SHARE = (

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -18,13 +18,11 @@ from attribution.metrics import parse_metric
 from attribution.question import Question, parse
 from jobs.datasets import Dataset, index_dataset
 from jobs.models import Loaded, load
-from jobs.precision import Choice, choose_here
+from jobs.precision import Choice, choose_here, settled
 from jobs.references import choose_references, fitted, reference_keys, reference_pixels
 from jobs.shard import rows_asked
-from jobs.spec import RunSpec, SpecError, short_hash, slug
+from jobs.spec import Device, RunSpec, SpecError, short_hash, slug
 from storage.records import ArraySpec
-
-Device = Literal["cpu", "cuda"]
 
 SHARD_BYTES = 64 * 2**20  # of the largest array: object stores and file systems like 32 to 128 MB
 MOST_IMAGES = 1024  # a shard, where maps are tiny or not stored
@@ -68,7 +66,7 @@ def plan(
 ) -> Plan:
     """Load the model, index the data set unless it is given, resolve the questions and cut the index into shards.
 
-    `choose` is asked for the precision where a run on GPUs leaves it open.
+    `choose` is asked for the precision where a run leaves it open and is long enough to gain by another than float32.
     """
     asked = spec
     loaded = load(spec.model, trust_checkpoint=spec.trust_checkpoint)
@@ -89,12 +87,12 @@ def plan(
     shard_length = spec.shard_length or choose_shard_length(
         len(dataset.index), questions, arrays, spec.store, device, rows_per_pass
     )
-    choice = None
-    if spec.precision == "auto" and device == "cuda":
+    choice = settled(device, questions, len(dataset.index)) if spec.precision == "auto" else None
+    if spec.precision == "auto" and choice is None:
         pixels = None
         if references:
             pixels = reference_pixels(dataset.index, reference_keys(dataset.index, references), loaded.preprocessing)
-        choice = choose(spec, loaded, questions, dataset.index, pixels, load_score(spec))
+        choice = choose(device, spec, loaded, questions, dataset.index, pixels, load_score(spec))
     spec = replace(
         spec,
         methods=tuple(map(str, questions)),
@@ -102,7 +100,7 @@ def plan(
         compile=asked.compile
         if asked.compile is not None
         else device == "cuda" and len(dataset.index) * _rows_an_image(questions) >= COMPILE_ROWS,
-        precision=choice.precision if choice else "float32" if spec.precision == "auto" else spec.precision,
+        precision=choice.precision if choice else spec.precision,
         shard_length=shard_length,
         rows_per_pass=spec.rows_per_pass or min(rows_per_pass, shard_length),
         threads_per_worker=spec.threads_per_worker or 1,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,19 +23,23 @@ from jobs.devices import prepare_model, use_device
 from jobs.lanes import Lanes
 from jobs.models import Loaded
 from jobs.shard import Inquiry, explained, rows_asked
-from jobs.spec import Precision, RunSpec
+from jobs.spec import Device, Precision, RunSpec
 
 LEAST = 0.99
 """Median rank correlation below which a precision does not keep the maps."""
 IMAGES, FEWEST_IMAGES = 64, 8
-TRIAL_ROWS = 20_000
-"""Rows through the model that one precision may cost, about ten seconds of resnet50: dear methods are tried on fewer images."""
+TRIAL_ROWS: dict[Device, int] = {"cpu": 400, "cuda": 20_000}
+"""Rows through the model that one precision may cost, ten to twenty seconds of resnet50: dear methods are tried on fewer images."""
 TRIAL_ROWS_PER_PASS = 64
 WORTH = 20
 """A run shorter than so many trials would spend more on choosing than it gains."""
 
 FASTEST_FIRST: tuple[Precision, ...] = ("float16", "bfloat16", "tf32", "tf32-backward")
 """In the order of speed on every GPU that has them; not timed, so that equal specs choose alike."""
+
+PROCESSORS = Path("/proc/cpuinfo")
+BFLOAT16_TILES = "amx_bf16"
+"""What Linux calls the units of a core that multiply tiles of bfloat16: forward passes take a half to a quarter of the time there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +54,26 @@ class Choice:
         return {"precision": self.precision, "reason": self.reason, "rank_correlation": dict(self.tried)}
 
 
-def available(capability: tuple[int, int]) -> tuple[Precision, ...]:
+def available(device: Device) -> tuple[Precision, ...]:
+    """What this process's GPU or cores have units for."""
+    return on_gpu(torch.cuda.get_device_capability()) if device == "cuda" else on_cores()
+
+
+def on_gpu(capability: tuple[int, int]) -> tuple[Precision, ...]:
     """What a GPU of this compute capability has units for: float16 since Volta, the others since Ampere."""
     if capability >= (8, 0):
         return FASTEST_FIRST
     return ("float16",) if capability >= (7, 0) else ()
 
 
+def on_cores() -> tuple[Precision, ...]:
+    has_tiles = PROCESSORS.exists() and BFLOAT16_TILES in PROCESSORS.read_text()
+    return ("bfloat16",) if has_tiles else ()
+
+
 def choose(candidates: Sequence[Precision], maps_in: Callable[[Precision], Sequence[Tensor]]) -> Choice:
     """Try precisions in turn until one keeps the maps.  maps_in(precision) -> one (N, *features) a question"""
     tried: dict[str, float] = {}
-    if not candidates:
-        return Choice("float32", "this device has nothing faster", tried)
     truth = maps_in("float32")
     for precision in candidates:
         tried[precision] = round(min(map(_kept, maps_in(precision), truth)), 4)
@@ -80,7 +93,17 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
     return correlation
 
 
+def settled(device: Device, questions: Sequence[Question], image_count: int) -> Choice | None:
+    """The choice where it needs no trial."""
+    if device == "cpu" and not all(map(_is_forward_only, questions)):
+        return Choice("float32", "on cores, gradients are taken in float32", {})
+    if image_count < WORTH * _trial_images(device, questions):
+        return Choice("float32", f"{image_count} images are too few for a trial to pay", {})
+    return None
+
+
 def choose_for(
+    device: Device,
     spec: RunSpec,
     loaded: Loaded,
     questions: tuple[Question, ...],
@@ -88,19 +111,19 @@ def choose_for(
     references: np.ndarray | None,
     score: Callable[[object], Tensor] | None,
 ) -> Choice:
-    """The choice for a run on the GPU of this process, by a trial on images spread over the index."""
-    count = min(IMAGES, len(index), max(FEWEST_IMAGES, int(TRIAL_ROWS / (1 + sum(map(rows_asked, questions))))))
-    if len(index) < WORTH * count:
-        return Choice("float32", f"{len(index)} images are too few for a trial to pay", {})
+    """The choice for a run on the device of this process, by a trial on images spread over the index."""
+    if not (candidates := available(device)):
+        return Choice("float32", "this device has nothing faster", {})
+    count = min(_trial_images(device, questions), len(index))
     chosen = np.linspace(0, len(index) - 1, count).round().astype(np.int64)
     images = decode_piece(index.take(pa.array(chosen)), loaded.preprocessing)
     if not len(images):
         return Choice("float32", "none of the images that a trial would take can be read", {})
 
     def maps_in(precision: Precision) -> list[Tensor]:
-        device = use_device(precision, torch.get_num_threads(), wants_gpu=True)
+        place = use_device(precision, torch.get_num_threads(), wants_gpu=device == "cuda")
         inquiry = Inquiry(
-            model=prepare_model(loaded, questions, precision, device, score).model,
+            model=prepare_model(loaded, questions, precision, place, score).model,
             questions=questions,
             groups=("",) * len(questions),
             mean=loaded.preprocessing.mean,
@@ -110,21 +133,31 @@ def choose_for(
             seed=spec.seed,
             score=score,
             references=references,
-            device=device,
+            device=place,
         )
-        explanation, _ = explained(inquiry, images, Lanes(device).over(images.pixels))
+        explanation, _ = explained(inquiry, images, Lanes(place).over(images.pixels))
         return [answer.attribution for answer in explanation.answers]
 
-    choice = choose(available(torch.cuda.get_device_capability()), maps_in)
-    torch.cuda.empty_cache()  # the workers' from now on
+    choice = choose(candidates, maps_in)
+    if device == "cuda":
+        torch.cuda.empty_cache()  # the workers' from now on
     return choice
 
 
-def choose_here(*asked: Any) -> Choice:
-    """`choose_for` where this process sees a GPU."""
-    if not torch.cuda.is_available():
+def choose_here(device: Device, *asked: Any) -> Choice:
+    """`choose_for` where this process sees the device."""
+    if device == "cuda" and not torch.cuda.is_available():
         return Choice("float32", "the planner sees no GPU to try others on", {})
-    return choose_for(*asked)
+    return choose_for(device, *asked)
+
+
+def _trial_images(device: Device, questions: Sequence[Question]) -> int:
+    rows_an_image = 1 + sum(map(rows_asked, questions))
+    return max(FEWEST_IMAGES, min(IMAGES, int(TRIAL_ROWS[device] / rows_an_image)))
+
+
+def _is_forward_only(question: Question) -> bool:
+    return question.cost((3, 224, 224)).forward_backward == 0
 
 
 def _kept(maps: Tensor, truth: Tensor) -> float:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from jobs.locating import RUNS
-from jobs.planning import Device, Plan, plan
+from jobs.planning import Plan, plan
 from jobs.precision import Choice, choose_here
-from jobs.spec import PLACEMENT, RunSpec, SpecError
+from jobs.spec import PLACEMENT, Device, RunSpec, SpecError
 from jobs.worker import versions
 from storage.errors import RunMissingError
 from storage.run import Run

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
+from typing import Any
 
 import ray
 import torch
@@ -15,11 +16,10 @@ from jobs.cluster import choose_on_cluster
 from jobs.driver import Driver, Ending, Watch
 from jobs.holding import hold
 from jobs.overview import log_path
-from jobs.planning import Device
-from jobs.precision import choose_here
+from jobs.precision import Choice, choose_here
 from jobs.progress import Bar, Display, Lines, Snapshot
 from jobs.runs import open_or_create
-from jobs.spec import RunSpec, SpecError
+from jobs.spec import Device, RunSpec, SpecError
 from jobs.submit import Options, Submitted
 from storage.run import Run
 
@@ -28,12 +28,17 @@ logger = logging.getLogger(__name__)
 
 def begin(spec: RunSpec, options: Options, *, inside: bool) -> tuple[Run, RunSpec]:
     """The run that is asked for, planned unless it is there, and its spec with nothing open."""
+
+    def choose(*asked: Any) -> Choice:
+        options.say("trying which precision keeps the order of this run's maps")
+        return (choose_on_cluster if inside else choose_here)(*asked)
+
     return open_or_create(
         spec,
         device_kind(spec, inside=inside),
         options.command,
         allow_mixed=options.allow_mixed,
-        choose=choose_on_cluster if inside else choose_here,
+        choose=choose,
     )
 
 

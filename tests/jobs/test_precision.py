@@ -14,7 +14,7 @@ from attribution.question import parse
 from jobs import precision
 from jobs.devices import _layout_pays, backward_under, tf32
 from jobs.planning import plan
-from jobs.precision import Choice, available, choose, choose_for, rank_correlation
+from jobs.precision import Choice, available, choose, choose_for, on_gpu, rank_correlation, settled
 from jobs.spec import RunSpec
 
 
@@ -26,7 +26,7 @@ def maps_with(noise):
 
 
 def test_the_fastest_that_keeps_the_maps_is_chosen():
-    choice = choose(available((9, 0)), maps_with({"float16": 0.5, "bfloat16": 2.0, "tf32": 0.01}))
+    choice = choose(on_gpu((9, 0)), maps_with({"float16": 0.5, "bfloat16": 2.0, "tf32": 0.01}))
     assert choice.precision == "tf32"
     assert list(choice.tried) == ["float16", "bfloat16", "tf32"]  # slower ones are not tried
     assert choice.tried["bfloat16"] < choice.tried["float16"] < precision.LEAST <= choice.tried["tf32"]
@@ -53,7 +53,7 @@ def test_images_without_an_answer_and_empty_maps_say_nothing():
     ("capability", "names"), [((6, 1), ()), ((7, 5), ("float16",)), ((8, 0), precision.FASTEST_FIRST)]
 )
 def test_only_what_a_gpu_has_units_for_is_tried(capability, names):
-    assert available(capability) == names
+    assert on_gpu(capability) == names
 
 
 def test_rank_correlation_is_spearmans_with_mean_ranks_for_equal_values():
@@ -70,7 +70,8 @@ def spec(tmp_path):
     return RunSpec(dataset=str(folder), methods=("saliency",), model="tests.jobs.tiny:model")
 
 
-def test_the_planner_asks_once_for_gpus_and_records_the_answer(spec):
+def test_the_planner_asks_once_for_gpus_and_records_the_answer(spec, monkeypatch):
+    monkeypatch.setattr(precision, "WORTH", 0.01)
     asked = []
 
     def chosen(*about):
@@ -87,6 +88,54 @@ def test_the_planner_asks_once_for_gpus_and_records_the_answer(spec):
     plan(dataclasses.replace(spec, precision="bfloat16"), "cuda", choose=chosen)
     plan(spec, "cpu", choose=chosen)
     assert len(asked) == 1
+    plan(dataclasses.replace(spec, methods=("occlusion(window=4, stride=4)",)), "cpu", choose=chosen)
+    assert len(asked) == 2
+
+
+@pytest.fixture
+def with_tiles(tmp_path, monkeypatch):
+    """As if this machine's cores multiplied tiles of bfloat16."""
+    (tmp_path / "cpuinfo").write_text("flags : fpu sse2 avx512f amx_bf16 amx_tile\n")
+    monkeypatch.setattr(precision, "PROCESSORS", tmp_path / "cpuinfo")
+
+
+def test_cores_with_tiles_try_bfloat16(with_tiles, tmp_path, monkeypatch):
+    assert available("cpu") == ("bfloat16",)
+    (tmp_path / "cpuinfo").write_text("flags : fpu sse2 avx512f avx512_bf16\n")
+    assert available("cpu") == ()
+    monkeypatch.setattr(precision, "PROCESSORS", tmp_path / "not on this system")
+    assert available("cpu") == ()
+
+
+@pytest.mark.parametrize(
+    ("method", "is_tried"),
+    [
+        ("occlusion(window=4, stride=4)", True),
+        ('kernel_shap(regions="grid(2)")', True),
+        ("saliency", False),
+        ('occlusion(window=4, stride=4, noise="smoothgrad(samples=2)")', True),
+    ],
+)
+def test_on_cores_only_runs_without_gradients_are_tried(method, is_tried):
+    choice = settled("cpu", [parse(method)], 10**6)
+    assert (choice is None) is is_tried
+    assert is_tried or choice.precision == "float32"
+
+
+def test_a_trial_on_cores(spec, with_tiles, monkeypatch):
+    monkeypatch.setattr(precision, "WORTH", 0.01)
+    planned = plan(dataclasses.replace(spec, methods=("occlusion(window=4, stride=4)",)), "cpu", choose=choose_for)
+    (kept,) = planned.origin["precision"]["rank_correlation"].values()
+    assert list(planned.origin["precision"]["rank_correlation"]) == ["bfloat16"]
+    assert planned.spec.precision == ("bfloat16" if kept >= precision.LEAST else "float32")
+    assert kept > 0.8  # it is the same model all the same
+
+
+def test_cores_without_tiles_have_nothing_faster(spec, monkeypatch, tmp_path):
+    monkeypatch.setattr(precision, "WORTH", 0.01)
+    monkeypatch.setattr(precision, "PROCESSORS", tmp_path / "not on this system")
+    planned = plan(dataclasses.replace(spec, methods=("occlusion(window=4, stride=4)",)), "cpu", choose=choose_for)
+    assert planned.origin["precision"]["reason"] == "this device has nothing faster"
 
 
 def test_few_images_are_not_worth_a_trial(spec):
@@ -97,7 +146,7 @@ def test_few_images_are_not_worth_a_trial(spec):
 
 def test_a_trial_asks_the_runs_own_methods_about_images_spread_over_the_index(spec, monkeypatch):
     """On a CPU all precisions but half ones compute alike, so that the first of them is kept."""
-    monkeypatch.setattr(precision, "WORTH", 1)
+    monkeypatch.setattr(precision, "WORTH", 0.01)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(precision, "FASTEST_FIRST", ("tf32",))
     spec = dataclasses.replace(spec, methods=("saliency", "ig(n_steps=2)"))
