@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attribution.bundle import Features, bundled, parts_of
+from attribution.bundle import Features, bundled, cut, parts_of
 from attribution.errors import ExpressionError, nearest
 from attribution.images import Images
 from attribution.noise import Draws
+from attribution.passes import Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,10 @@ class Baselines:
             rows = [options[k][row] for row, k in enumerate(choice.tolist())]
             picked.append(torch.stack(rows))
         return bundled(picked)
+
+    def cut(self, rows: Rows) -> Baselines:
+        """Those of some rows."""
+        return Baselines(tuple(cut(member, rows) for member in self.members))
 
     @classmethod
     def of_rows(cls, rows: Features) -> Baselines:

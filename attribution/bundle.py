@@ -104,6 +104,11 @@ def expanded(features: Features, like: Features) -> Features:
     return bundled([part.expand_as(other) for part, other in zip(parts_of(features), parts_of(like), strict=True)])
 
 
+def cut(x: Features, rows: Any) -> Features:
+    """Those rows; a part of one row stands for all of them."""
+    return bundled([part if len(part) == 1 else part[rows] for part in parts_of(x)])
+
+
 def sent(numbers: Tensor, device: torch.device) -> Tensor:
     """Numbers of the host on a device; the host does not wait for what the device has to do first."""
     if device.type != "cuda" or numbers.device == device:

@@ -189,6 +189,18 @@ def tensors_in(value: Any) -> list[Tensor]:
     return found
 
 
+def each_tensor(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """The same arguments or results with something else in place of every tensor."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple | list):
+        items = [each_tensor(item, change) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, dict):
+        return {key: each_tensor(item, change) for key, item in value.items()}
+    return value
+
+
 def _collect(value: Any, found: list[Tensor]) -> None:
     if isinstance(value, Tensor):
         found.append(value)

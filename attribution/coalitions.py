@@ -1,9 +1,14 @@
 """Images of which some regions are kept and the others replaced, and credit for regions spread over their features."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from attribution.bundle import Features, bundled, parts_of, sent
+from attribution.bundle import Features, bundled, cut, parts_of, sent
+from attribution.nearby import Variant
+from attribution.passes import Rows
+from attribution.patches import Box
 
 
 def region_counts(mask: Features, rows: int) -> Tensor:
@@ -16,6 +21,25 @@ def without(region: int, mask: Features, x: Features, reference: Features) -> Fe
     """X with one region of every image replaced by the reference's."""
     together = zip(parts_of(mask), parts_of(x), parts_of(reference), strict=True)
     return bundled([torch.where(where == region, other, part) for where, part, other in together])
+
+
+def lacking(region: int, mask: Features, x: Features, reference: Callable[[Rows], Features]) -> Variant:
+    """`without`, of the rows that are asked for, as the reference is."""
+
+    def of(rows: Rows) -> Features:
+        return without(region, cut(mask, rows), x[rows], reference(rows))
+
+    return Variant(of, _box_of(region, mask, x))
+
+
+def _box_of(region: int, mask: Features, x: Features) -> Box | None:
+    """The rows and columns of maps that hold the region in any image; None of other features."""
+    (where, *others), (part, *_) = parts_of(mask), parts_of(x)
+    if others or part.dim() != 4 or where.shape[-2:] != part.shape[-2:]:
+        return None
+    held = (where == region).flatten(0, 1).any(0)
+    down, across = (held.any(dim).nonzero().flatten().tolist() for dim in (1, 0))
+    return Box(down[0], down[-1] + 1, across[0], across[-1] + 1) if down else None
 
 
 def composed(kept: Tensor, mask: Features, x: Features, reference: Features) -> Features:

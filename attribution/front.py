@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from attribution.calls import tensors_in
+from attribution.calls import each_tensor, tensors_in
 from attribution.hooks import Parts, Place
 from attribution.spans import Call, Span, Spans, answered, outside
 from attribution.tap import Tap
-from attribution.watching import Watching
+from attribution.watching import Watching, placeholder_for
 
 
 class FrontDiffers(Exception):  # noqa: N818  # a reason to take the other path, not an error of anybody's
@@ -117,7 +117,7 @@ class _Recording(Watching):
 
     def thinned(self, answer: Any) -> Any:
         """The answer with a placeholder for every tensor."""
-        return _each_tensor(answer, self._placeholder_of)
+        return each_tensor(answer, self._placeholder_of)
 
     def hides(self, span: Span) -> bool:
         """Whether Python inside is told numbers, or a tensor made inside is still there and lies elsewhere than the answer."""
@@ -152,7 +152,7 @@ class _Recording(Watching):
     def _placeholder_of(self, tensor: Tensor) -> Tensor:
         made, placeholder = self._made.get(id(tensor), _NOTHING)
         if made() is not tensor:
-            placeholder = _placeholder(tensor)
+            placeholder = placeholder_for(tensor)
             self._made[id(tensor)] = ref(tensor), placeholder
             self._origins[id(placeholder)] = ref(tensor), len(self.calls)
         return placeholder
@@ -184,23 +184,7 @@ def _address(tensor: Tensor) -> int:
 
 def _exchanged(answer: Any, others: Mapping[int, Tensor]) -> Any:
     """The answer with some tensors replaced by others, by id."""
-    return _each_tensor(answer, lambda tensor: others.get(id(tensor), tensor))
-
-
-def _each_tensor(answer: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(answer, Tensor):
-        return change(answer)
-    if isinstance(answer, tuple | list):
-        items = [_each_tensor(item, change) for item in answer]
-        return type(answer)(*items) if hasattr(answer, "_fields") else type(answer)(items)
-    if isinstance(answer, dict):
-        return {key: _each_tensor(item, change) for key, item in answer.items()}
-    return answer
-
-
-def _placeholder(tensor: Tensor) -> Tensor:
-    number: float = float("nan") if tensor.is_floating_point() or tensor.is_complex() else 0
-    return torch.full((), number, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+    return each_tensor(answer, lambda tensor: others.get(id(tensor), tensor))
 
 
 _NOTHING: tuple[Callable[[], Tensor | None], Tensor] = (lambda: None, torch.empty(0))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from attribution.bundle import Features
+from attribution.nearby import Variant
 from attribution.passes import Rows
 from attribution.quadrature import Steps
 from attribution.score import Score
@@ -41,6 +42,10 @@ class Known(Site):
     def mean_gradient(self, start: Features, path: Features, steps: Steps) -> Features:
         """The site's."""
         return self.site.mean_gradient(start, path, steps)
+
+    def scores(self, x: Features, variants: Sequence[Variant]) -> Tensor:
+        """The site's."""
+        return self.site.scores(x, variants)
 
     def tail(self, x: Features) -> Site:
         """The known tail, or the site's."""

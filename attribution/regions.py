@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attribution.errors import AttributionError, ExpressionError, nearest
 from attribution.images import Images
+from attribution.patches import Box
 
 Shape = tuple[int, ...]
 """Of one image's features, without the rows."""
@@ -150,6 +151,11 @@ def sliding_windows(
     for corner in product(*starts):
         box = zip(corner, sizes, shape, strict=True)
         yield (slice(None), *(slice(start, min(start + size, extent)) for start, size, extent in box))
+
+
+def box_of(window: Window) -> Box | None:
+    """The window's rows and columns of maps (N, C, H, W); None of other features."""
+    return None if len(window) != 4 else Box(window[2].start, window[2].stop, window[3].start, window[3].stop)
 
 
 def _per_dimension(shape: tuple[int, ...], value: int | tuple[int, ...], whole: tuple[int, ...]) -> tuple[int, ...]:

@@ -13,16 +13,17 @@ Every attribution method asks a scalar function about a place in the network:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from attribution.bundle import Features, parts_of
+from attribution.bundle import Features, cut, parts_of
 from attribution.gradients import as_leaf, at_least_float32, gradient_of
 from attribution.graphs import Told
+from attribution.nearby import Nearby, Variant
 from attribution.passes import Passes, Rows, count_of
 from attribution.quadrature import Steps
 from attribution.score import NeuronScore, Score, neuron
@@ -76,7 +77,7 @@ class Site(ABC):
         """
 
         def one_pass(rows: Rows) -> tuple[Features]:
-            near, way, total = (start if len(start) == 1 else start[rows]), path[rows], torch.zeros(())
+            near, way, total = cut(start, rows), path[rows], torch.zeros(())
             for number, (alpha, weight) in enumerate(steps):
                 if number:
                     self.passes.passed(count_of(rows))
@@ -85,6 +86,23 @@ class Site(ABC):
             return (total,)
 
         return self.passes.over(len(path), one_pass)[0]
+
+    def scores(self, x: Features, variants: Sequence[Variant]) -> Tensor:
+        """The score of each variant of x.  -> (N, variants)
+
+        The rows of a pass show all variants before the next ones do.
+        """
+
+        def one_pass(rows: Rows) -> tuple[Tensor]:
+            told = list[Tensor]()
+            for score in self._scores_of(x, rows, variants):
+                if told:
+                    self.passes.passed(count_of(rows))
+                told.append(score)
+            return (torch.stack(told, 1),)
+
+        with torch.no_grad():
+            return parts_of(self.passes.over(len(x), one_pass)[0])[0]
 
     @abstractmethod
     def features(self, x: Features) -> Features:
@@ -152,6 +170,15 @@ class Site(ABC):
     def _score(self, x: Features, rows: Rows) -> Tensor:
         return self.explained.rows(rows)(x)
 
+    def _scores_of(self, x: Features, rows: Rows, variants: Sequence[Variant]) -> Iterator[Tensor]:  # noqa: ARG002  # see Input
+        for variant in variants:
+            yield self._score_of(variant.of(rows), rows)
+
+    def _score_of(self, x: Features, rows: Rows) -> Tensor:
+        """X being those of the rows."""
+        (score,) = self._told(_scored, x, rows)
+        return parts_of(score)[0]
+
 
 class Input(Site):
     """The images themselves are credited."""
@@ -183,6 +210,29 @@ class Input(Site):
         """The output, and x cut off from whatever made it."""
         leaf = as_leaf(x)
         return self.explained.rows(rows).output(leaf), leaf
+
+    def _scores_of(self, x: Features, rows: Rows, variants: Sequence[Variant]) -> Iterator[Tensor]:
+        """Computed only where they differ from x, as far as that pays; verified on the one in the middle."""
+        middle = variants[len(variants) // 2]  # of the images, too, where a window slides
+        known: Tensor | None = None
+        near = self._nearby(x[rows], rows, variants)
+        if near is not None:
+            shown = middle.of(rows)
+            known = self._score_of(shown, rows)
+            near = near if near.agrees(shown, middle.box, known) else None
+        for variant in variants:
+            if variant is middle and known is not None:
+                yield known
+                continue
+            shown = variant.of(rows)
+            score = None if near is None else near.score(shown, variant.box)
+            yield self._score_of(shown, rows) if score is None else accumulated(score)
+
+    def _nearby(self, x: Features, rows: Rows, variants: Sequence[Variant]) -> Nearby | None:
+        # Passes that are captured or compiled are not the model's own code.
+        if self.passes.graphs is not None or self.passes.compiled is not None:
+            return None
+        return Nearby.of(self.explained.rows(rows), x, variants)
 
 
 Ask = Callable[..., Told]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
@@ -23,3 +25,9 @@ class Watching(TorchFunctionMode):
             yield
         finally:
             self.is_aside = False
+
+
+def placeholder_for(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape that holds NaN and no memory: a call that no mode has seen carries it to the output."""
+    number: float = float("nan") if tensor.is_floating_point() or tensor.is_complex() else 0
+    return torch.full((), number, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)

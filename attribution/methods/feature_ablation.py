@@ -1,11 +1,10 @@
 """Feature ablation: what the score loses when a region is replaced by the baseline."""
 
 from dataclasses import dataclass
+from functools import partial
 
-import torch
-
-from attribution.bundle import Features
-from attribution.coalitions import credited, region_counts, without
+from attribution.bundle import Features, cut
+from attribution.coalitions import credited, lacking, region_counts
 from attribution.method import Cost
 from attribution.methods.regional import Regional
 from attribution.site import Site
@@ -24,8 +23,8 @@ class FeatureAblation(Regional):
         f, start, end = site.tail(x), site.features(baseline), site.features(x)
         whole = site.score(x)
         region_count = int(region_counts(mask, len(x)).max())
-        falls = [whole - f.score(without(region, mask, end, start)) for region in range(region_count)]
-        return credited(torch.stack(falls, 1), mask, like=end)
+        scores = f.scores(end, [lacking(region, mask, end, partial(cut, start)) for region in range(region_count)])
+        return credited(whole.unsqueeze(1) - scores, mask, like=end)
 
     def cost(self, image_shape: tuple[int, ...]) -> Cost:
         return Cost(forward=1 + self.parsed().count(image_shape))

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from attribution.baselines import Baselines
 from attribution.bundle import Features
-from attribution.coalitions import credited, region_counts, without
+from attribution.coalitions import credited, lacking, region_counts
 from attribution.method import Cost
 from attribution.methods.regional import Regional
+from attribution.nearby import Variant
 from attribution.noise import Draws
 from attribution.site import Site
 
@@ -30,11 +29,14 @@ class FeaturePermutation(Regional):
     def attribute(self, site: Site, x: Features, baselines: Baselines, mask: Features, draws: Draws) -> Features:
         f, end = site.tail(x), site.features(x)
         others = Baselines(tuple(site.features(member) for member in baselines.members))
-        whole, falls = site.score(x), []
-        for region in range(int(region_counts(mask, len(x)).max())):
-            other = others.pick(draws.integers(len(others), region), end)
-            falls.append(whole - f.score(without(region, mask, end, other)))
-        return credited(torch.stack(falls, 1), mask, like=end)
+        whole = site.score(x)
+
+        def lacking_one(region: int) -> Variant:
+            choice = draws.integers(len(others), region)
+            return lacking(region, mask, end, lambda rows: others.cut(rows).pick(choice[rows], end[rows]))
+
+        scores = f.scores(end, list(map(lacking_one, range(int(region_counts(mask, len(x)).max())))))
+        return credited(whole.unsqueeze(1) - scores, mask, like=end)
 
     def cost(self, image_shape: tuple[int, ...]) -> Cost:
         return Cost(forward=1 + self.parsed().count(image_shape))

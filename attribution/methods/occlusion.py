@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from attribution.bundle import Features, bundled, parts_of, per_row
+from attribution.bundle import Features, bundled, cut, parts_of, per_row
 from attribution.method import Cost, Method
-from attribution.regions import sliding_windows
+from attribution.nearby import Variant
+from attribution.passes import Rows
+from attribution.regions import Window, box_of, sliding_windows
 from attribution.site import Site
 
 
@@ -26,14 +28,11 @@ class Occlusion(Method):
         whole = site.score(x)
         totals = []
         for number, part in enumerate(parts_of(x)):
-            reference = parts_of(baseline)[number].expand_as(part)
+            windows = list(sliding_windows(tuple(part.shape[1:]), self.window, self.stride))
+            scores = site.scores(x, [_covered(window, number, x, baseline) for window in windows])
             total, hits = whole.new_zeros(part.shape), whole.new_zeros(part[:1].shape)
-            for window in sliding_windows(tuple(part.shape[1:]), self.window, self.stride):
-                occluded = part.clone()
-                occluded[window] = reference[window]
-                others = list(parts_of(x))
-                others[number] = occluded
-                total[window] += per_row(whole - site.score(bundled(others)), part)
+            for window, score in zip(windows, scores.unbind(1), strict=True):
+                total[window] += per_row(whole - score, part)
                 hits[window] += 1
             totals.append(total / hits)
         return bundled(totals)
@@ -45,3 +44,14 @@ class Occlusion(Method):
 
     def cost(self, image_shape: tuple[int, ...]) -> Cost:
         return Cost(forward=1 + len(list(sliding_windows(image_shape, self.window, self.stride))))
+
+
+def _covered(window: Window, number: int, x: Features, baseline: Features) -> Variant:
+    """X with the baseline in a window of one of its parts."""
+
+    def of(rows: Rows) -> Features:
+        parts = [part.clone() if own == number else part for own, part in enumerate(parts_of(x[rows]))]
+        parts[number][window] = parts_of(cut(baseline, rows))[number].expand_as(parts[number])[window]
+        return bundled(parts)
+
+    return Variant(of, box_of(window))

@@ -1,5 +1,7 @@
 """What rules promise on whole architectures, unmodified: DeepLIFT complete, LRP conserving, guided maps of their own."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,8 @@ from torch.nn import functional
 from attribution.methods.deconvolution import Deconvolution
 from attribution.methods.deep_lift import DeepLift
 from attribution.methods.guided_backprop import GuidedBackprop
+from attribution.nearby import Variant
+from attribution.patches import Box
 from attribution.ruled import propagated
 from attribution.rules.linear import Alpha1Beta0, Epsilon, Gamma
 from attribution.rules.relevance import relevance
@@ -78,3 +82,19 @@ def test_guided_maps_are_not_the_gradient(asked):
     gradient = site.gradient(x)
     for method in (GuidedBackprop(), Deconvolution()):
         assert (method.attribute(site, x) - gradient).abs().sum() > 0.01 * gradient.abs().sum()
+
+
+def test_a_covered_window_scores_as_in_a_whole_pass(asked):
+    """Images that differ in a box are computed there only, as far as an architecture lets them be (`nearby`)."""
+    model, x, _ = asked
+    site, side = Input(Score(model=model.double(), target=torch.arange(3))), x.shape[-1]
+    boxes = [Box(top, top + 8, left, left + 8) for top in range(0, side, 16) for left in (0, side // 2 - 4, side - 8)]
+
+    def covered(box, rows=slice(0, 3)):
+        shown = x[rows].clone()
+        box.of(shown).zero_()
+        return shown
+
+    told = site.scores(x, [Variant(partial(covered, box), box) for box in boxes])
+    whole = torch.stack([site.score(covered(box)) for box in boxes], 1)
+    torch.testing.assert_close(told, whole, rtol=1e-10, atol=1e-12)

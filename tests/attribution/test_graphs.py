@@ -49,7 +49,8 @@ def test_every_method_answers_the_same_from_captured_passes(model, x, name, plac
     for shard in (x, x, others):  # met, captured, replayed for other images
         replayed = ask(model, images(shard), text, passes=Passes(2, graphs=graphs))
     assert graphs.refused == []
-    assert torch.equal(replayed.attribution, plain.attribution)
+    # Whole images are captured; plain passes compute some only where they differ (`nearby`), and sum in another order.
+    torch.testing.assert_close(replayed.attribution, plain.attribution, rtol=0, atol=1e-14)
     assert torch.equal(replayed.target, plain.target)
     if plain.convergence_delta is not None:
         assert torch.equal(replayed.convergence_delta, plain.convergence_delta)
