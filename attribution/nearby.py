@@ -1,7 +1,7 @@
 """Passes over images that differ from known ones inside a box, computed only where that makes a difference.
 
 The pass over the known images is recorded: what each call made of them. In later passes the model's own code runs as ever,
-and a torch function mode computes each call on the patch alone (`patches`), as long as it is small and the call has a rule;
+and a torch function mode computes each call on the patch alone (`patch_rules`), as long as it is small and the call has a rule;
 whatever else is called gets whole maps. Between calls the model's Python holds placeholders, of the right shape and full of NaN.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from torch import Tensor
 from attribution.bundle import Features, parts_of
 from attribution.calls import canonical, each_tensor, tensors_in
 from attribution.passes import Rows
-from attribution.patches import BY_PIXEL, Box, Call, Patch, changed
+from attribution.patch_rules import Changed, changed
+from attribution.patches import Box, Call, Patch
 from attribution.spans import OF_SHAPES
 from attribution.watching import Watching, placeholder_for
 
@@ -49,9 +50,10 @@ class NearbyDiffers(Exception):  # noqa: N818  # a reason to compute everything,
 class Nearby:
     """Scores of what differs from x (n, c, h, w) inside boxes, from one recorded pass over x."""
 
-    def __init__(self, score: Callable[[Features], Tensor], x: Tensor) -> None:
+    def __init__(self, score: Callable[[Features], Tensor], x: Tensor, smallest: Box) -> None:
         self._score, self._x = score, x
-        with torch.no_grad(), _Recording() as recording:
+        recording = _Recording(x, smallest)
+        with torch.no_grad(), recording:
             score(x)
         self._made = recording.made
 
@@ -62,14 +64,15 @@ class Nearby:
         # A GPU is as long in starting a small kernel as in running it.
         if len(parts) != 1 or parts[0].dim() != 4 or parts[0].device.type != "cpu":
             return None
-        small = sum(_is_small(variant.box, parts[0]) for variant in variants)
-        return cls(score, parts[0]) if small >= max(FEWEST, len(variants) / 2) else None
+        small = [variant.box for variant in variants if variant.box and _is_small(variant.box, parts[0])]
+        if len(small) < max(FEWEST, len(variants) / 2):
+            return None
+        return cls(score, parts[0], min(small, key=lambda box: box.area))
 
     def score(self, shown: Features, box: Box | None) -> Tensor | None:
         """The score of images that are x's outside the box; None where they have to be passed whole.  -> (n,)"""
-        if not _is_small(box, self._x):
+        if box is None or not _is_small(box, self._x):
             return None
-        assert box is not None
         assert isinstance(shown, Tensor)
         patching = _Patching(self._made)
         images = patching.shown(Patch(box.of(shown), box, self._x))
@@ -79,6 +82,10 @@ class Nearby:
             told: Tensor = patching.whole(score)
         except NearbyDiffers as reason:  # the model's code takes another way for these images
             logger.info("images are passed whole: %s", reason)
+            return None
+        if not bool(told.isfinite().all()):
+            # A call that no mode has seen, or a box elsewhere that reaches further than the smallest does.
+            logger.info("images are passed whole: a call has read what patches do not tell")
             return None
         return told
 
@@ -91,32 +98,40 @@ class Nearby:
             return False
         if score is None:
             return False
-        # A call that no mode has seen has computed with NaN.
-        moved = float((score - known).abs().max() / known.abs().max())
-        close: bool = moved <= torch.finfo(score.dtype).eps ** 0.5
-        if not close:
-            logger.info("images are passed whole: some of the model's calls are not seen by torch function modes")
-        return close
+        moved, scale = float((score - known).abs().max()), float(known.abs().max())
+        if moved <= torch.finfo(score.dtype).eps ** 0.5 * scale:
+            return True
+        logger.info("images are passed whole: on patches their scores of %.1e move by %.1e", scale, moved)
+        return False
 
 
-def _is_small(box: Box | None, x: Tensor) -> bool:
-    return box is not None and 0 < box.area <= LARGEST_SHARE / 2 * x.shape[-2] * x.shape[-1]
+def _is_small(box: Box, x: Tensor) -> bool:
+    return 0 < box.area <= LARGEST_SHARE / 2 * x.shape[-2] * x.shape[-1]
 
 
-Made = tuple[str, Tensor]
-"""An operation's name and the map that it made of the known images."""
+class Made(NamedTuple):
+    """What a call made of the known images."""
+
+    name: str
+    """The operation's."""
+    around: Tensor | None = None
+    """The map, if any patch can get that far."""
+    is_lost: bool = False
+    """Whether it has been written over before it could be read, and is NaN: the next call on it writes where a patch lies."""
 
 
 class _Recording(Watching):
-    """What each call makes, as it was when the next calls read it."""
+    """What each call makes, as it was when the next calls read it, as far as the smallest change stays a patch."""
 
-    def __init__(self) -> None:
+    def __init__(self, x: Tensor, smallest: Box) -> None:
         super().__init__()
         self.made: list[Made] = []
+        self._reached = {id(x): Patch(smallest.of(x[:0]), smallest, x[:0])}
+        """By the id of a map that is held, the patch of no rows that the smallest change makes of it."""
         self._numbers: dict[int, int] = {}
-        """By a map's id, which call made it last."""
+        """By the same, which call made it last."""
         self._read: set[int] = set()
-        """The ids of the maps that some call has read since."""
+        """The ids of those that some call has read since."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -124,17 +139,35 @@ class _Recording(Watching):
             return func(*args, **kwargs)
         name, is_in_place = canonical(func)
         given = tensors_in((args, kwargs))
-        number = self._numbers.get(id(given[0])) if is_in_place and given else None
-        if number is not None and (id(given[0]) in self._read or name not in BY_PIXEL):
-            self.made[number] = (self.made[number][0], given[0].clone())
+        told = changed(Call(name, func, *(each_tensor(each, self._meaning) for each in (args, kwargs))))
+        if is_in_place and given and id(given[0]) in self._numbers:
+            self._overwritten(given[0], told)
         out = func(*args, **kwargs)
         self._read.update(id(tensor) for tensor in given if tensor is not out)
+        for tensor in tensors_in(out):  # which may lie where another one lay
+            self._reached.pop(id(tensor), None)
+            self._numbers.pop(id(tensor), None)
+            if is_in_place or not any(tensor is old for old in given):
+                self._read.discard(id(tensor))
         if _is_map(out):
-            if not any(tensor is out for tensor in given):
-                self._read.discard(id(out))
-            self._numbers[id(out)] = len(self.made)
-            self.made.append((name, out))
+            patch = None if told is None else Patch(*told, out[:0])
+            if patch is not None and patch.share <= LARGEST_SHARE:
+                self._reached[id(out)], self._numbers[id(out)] = patch, len(self.made)
+                self.made.append(Made(name, out))
+            else:
+                self.made.append(Made(name))
         return out
+
+    def _overwritten(self, tensor: Tensor, told: Changed | None) -> None:
+        """Keep what a map is until a call writes over it for those that need it: who has read it, or reads around the box now."""
+        number = self._numbers[id(tensor)]
+        reads_around = told is None or told[1] != self._reached[id(tensor)].box
+        is_lost = not reads_around and id(tensor) not in self._read
+        was = placeholder_for(tensor) if is_lost else tensor.clone()
+        self.made[number] = Made(self.made[number].name, was, is_lost)
+
+    def _meaning(self, tensor: Tensor) -> Any:
+        return self._reached.get(id(tensor), tensor)
 
 
 class _Patching(Watching):
@@ -142,7 +175,7 @@ class _Patching(Watching):
 
     def __init__(self, made: Sequence[Made]) -> None:
         super().__init__()
-        self._made = iter(made)
+        self._made, self._number = made, 0
         self._meant: dict[int, tuple[Tensor, Patch | Tensor]] = {}
         """By its id a placeholder, and what it stands for."""
 
@@ -163,7 +196,9 @@ class _Patching(Watching):
             out = func(*args, **kwargs)
             self._next(name, out)
             return out
-        told = changed(Call(name, func, each_tensor(args, self._meaning), each_tensor(kwargs, self._meaning)))
+        told = None
+        if self._is_held():
+            told = changed(Call(name, func, *(each_tensor(each, self._meaning) for each in (args, kwargs))))
         if told is None:
             given = self.whole(args)
             out = func(*given, **self.whole(kwargs))
@@ -171,21 +206,28 @@ class _Patching(Watching):
             if is_in_place:
                 self._standing_for(args[0], given[0])
             return out
-        inside, box = told
-        patch = Patch(inside, box, self._next(name, inside))
-        meaning = patch if box.area <= LARGEST_SHARE * patch.extent.area else patch.whole()
+        made = self._next(name, told[0])
+        assert made is not None
+        assert made.around is not None
+        patch = Patch(*told, made.around)
+        meaning = patch if patch.share <= LARGEST_SHARE or made.is_lost else patch.whole()
         if is_in_place:
             return self._standing_for(args[0], meaning)
         return self._standing_for(placeholder_for(patch.around), patch) if meaning is patch else meaning
 
-    def _next(self, name: str, out: Any) -> Tensor:
-        """What the call that comes now has made of the known images."""
+    def _is_held(self) -> bool:
+        """Whether it is known what the call that comes now, if it makes a map, has made of the known images."""
+        return self._number < len(self._made) and self._made[self._number].around is not None
+
+    def _next(self, name: str, out: Any) -> Made | None:
+        """What the call that has been made made of the known images, if it is a map."""
         if not _is_map(out):
-            return _NO_MAP
-        made, around = next(self._made, ("nothing", _NO_MAP))
-        if made != name:
-            raise NearbyDiffers(f"the model called {name} where it had called {made} before")
-        return around
+            return None
+        made = self._made[self._number] if self._number < len(self._made) else Made("nothing")
+        if made.name != name:
+            raise NearbyDiffers(f"the model called {name} where it had called {made.name} before")
+        self._number += 1
+        return made
 
     def _meaning(self, tensor: Tensor) -> Any:
         found = self._meant.get(id(tensor))
@@ -194,9 +236,6 @@ class _Patching(Watching):
     def _standing_for(self, tensor: Tensor, meaning: Patch | Tensor) -> Tensor:
         self._meant[id(tensor)] = tensor, meaning
         return tensor
-
-
-_NO_MAP = torch.empty(0)
 
 
 def _is_map(out: Any) -> bool:

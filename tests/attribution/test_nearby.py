@@ -14,7 +14,8 @@ from attribution.methods.feature_ablation import FeatureAblation
 from attribution.methods.occlusion import Occlusion
 from attribution.nearby import Nearby, Variant
 from attribution.passes import Passes
-from attribution.patches import Box, Call, Patch, changed
+from attribution.patch_rules import changed
+from attribution.patches import Box, Call, Patch
 from attribution.score import Score, neuron
 from attribution.site import Input
 
@@ -228,6 +229,21 @@ def test_it_takes_fewer_operations():
     assert counts[1] < counts[0] / 4
 
 
+def test_boxes_may_outgrow_the_smallest_anywhere(caplog):
+    """A box in the middle covers the map earlier than one in a corner, right before a rectifier that writes in place too."""
+    torch.manual_seed(0)
+    layers = [layer for _ in range(9) for layer in (nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(inplace=True))]
+    model, x = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), maps(2, 3, SIDE, SIDE)
+    site = Input(Score(model=model, target=torch.tensor([0, 1])))
+    with caplog.at_level(logging.INFO, "attribution.nearby"), FlopCounterMode(display=False) as near:
+        told = site.scores(x, variants(x, 4))
+    with FlopCounterMode(display=False) as plain:
+        whole = torch.stack([site.score(variant.of(slice(0, 2))) for variant in variants(x, 4)], 1)
+    torch.testing.assert_close(told, whole, rtol=0, atol=1e-14)
+    assert caplog.text == ""
+    assert near.get_total_flops() < 0.7 * plain.get_total_flops()
+
+
 class Branching(nn.Module):
     """Goes another way where an image is bright, and through a script that no torch function mode sees."""
 
@@ -248,7 +264,7 @@ def unseen(x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("scripted", "says"), [(False, "where it had called"), (True, "not seen by torch function modes")]
+    ("scripted", "says"), [(False, "where it had called"), (True, "has read what patches do not tell")]
 )
 def test_models_that_cannot_be_patched_are_passed_whole(scripted, says, caplog):
     model, x = Branching(scripted=scripted).eval(), maps(2, 3, SIDE, SIDE)
@@ -266,6 +282,14 @@ def test_each_variant_is_a_pass_and_said_to_be_one():
     site = Input(Score(model=Residual(weighed).eval(), target=torch.arange(5) % 4), Passes(2, on_pass=heard.append))
     site.scores(x, variants(x))
     assert sum(heard) == 5 * len(variants(x))
+
+
+def test_a_score_that_is_zero_everywhere_agrees_with_itself():
+    x = maps(2, 3, SIDE, SIDE)
+    near = Nearby.of(lambda x: 0 * F.conv2d(x, maps(1, 3, 3, 3)).sum((1, 2, 3)), x, variants(x))
+    (shown, box), zero = (variants(x)[5].of(slice(0, 2)), variants(x)[5].box), torch.zeros(2)
+    assert near.agrees(shown, box, zero)
+    assert not near.agrees(shown, box, zero + 1e-3)
 
 
 @pytest.mark.parametrize("size", [12, 24])
