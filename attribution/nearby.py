@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 LARGEST_SHARE = 0.7
 """Of a map; a larger patch with its margins is as dear as the whole."""
 
-
 FEWEST = 4
 """Variants for which a pass is recorded and another one verified."""
 
@@ -67,7 +66,11 @@ class Nearby:
         small = [variant.box for variant in variants if variant.box and _is_small(variant.box, parts[0])]
         if len(small) < max(FEWEST, len(variants) / 2):
             return None
-        return cls(score, parts[0], min(small, key=lambda box: box.area))
+        try:
+            return cls(score, parts[0], min(small, key=lambda box: box.area))
+        except Exception:  # some operation does not take patches of no rows
+            logger.info("images are passed whole: a pass can't be recorded", exc_info=True)
+            return None
 
     def score(self, shown: Features, box: Box | None) -> Tensor | None:
         """The score of images that are x's outside the box; None where they have to be passed whole.  -> (n,)"""
@@ -83,6 +86,9 @@ class Nearby:
         except NearbyDiffers as reason:  # the model's code takes another way for these images
             logger.info("images are passed whole: %s", reason)
             return None
+        except Exception:  # what is the model's own mistake comes again when they are passed whole
+            logger.info("images are passed whole: the model does not run on placeholders", exc_info=True)
+            return None
         if not bool(told.isfinite().all()):
             # A call that no mode has seen, or a box elsewhere that reaches further than the smallest does.
             logger.info("images are passed whole: a call has read what patches do not tell")
@@ -91,12 +97,7 @@ class Nearby:
 
     def agrees(self, shown: Features, box: Box | None, known: Tensor) -> bool:
         """Whether the score of these images comes out as it is known to be."""
-        try:
-            score = self.score(shown, box)
-        except Exception:  # whatever the model makes of placeholders, it has passed the images themselves
-            logger.info("images are passed whole: the model does not run on placeholders", exc_info=True)
-            return False
-        if score is None:
+        if (score := self.score(shown, box)) is None:
             return False
         moved, scale = float((score - known).abs().max()), float(known.abs().max())
         if moved <= torch.finfo(score.dtype).eps ** 0.5 * scale:

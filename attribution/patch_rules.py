@@ -65,7 +65,10 @@ def _convolution(call: Call) -> Changed | None:
 
 def _max_pooling(call: Call) -> Changed | None:
     patch, size = call.map_, call.argument(1, "kernel_size")
-    if patch is None or call.argument(5, "ceil_mode", default=False):
+    is_plain = not call.argument(5, "ceil_mode", default=False) and not call.argument(
+        6, "return_indices", default=False
+    )
+    if patch is None or not is_plain:
         return None
     sizes, strides = _pair(size), _pair(call.argument(2, "stride") or size)
     dilations = _pair(call.argument(4, "dilation", 1))

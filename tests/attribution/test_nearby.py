@@ -109,6 +109,7 @@ def test_two_maps_meet_in_a_box_around_both(one, other):
     [
         ("conv2d", torch.conv2d, (maps(4, 4, 3, 3), None, 1, "same"), {}),
         ("max_pool2d", F.max_pool2d, (3, 2, 0, 1, True), {}),
+        ("max_pool2d", F.max_pool2d, (3,), {"return_indices": True}),
         ("avg_pool2d", F.avg_pool2d, (3, 2, 1), {}),
         ("pad", F.pad, ((1, 1, 1, 1), "reflect"), {}),
         ("pad", F.pad, ((-1, 1),), {}),
@@ -275,6 +276,23 @@ def test_models_that_cannot_be_patched_are_passed_whole(scripted, says, caplog):
     plain = torch.stack([site.score(variant.of(slice(0, 2))) for variant in variants(x)], 1)
     torch.testing.assert_close(told, plain, rtol=0, atol=1e-12)
     assert says in caplog.text
+
+
+def test_a_model_that_dislikes_placeholders_is_passed_whole_and_its_own_mistakes_are_told(caplog):
+    def picky(x):
+        if x.stride(0) == 0 and x.shape[0] > 1:
+            raise ValueError("a batch that shares memory")
+        return Residual(weighed).eval()(x)
+
+    x = maps(2, 3, SIDE, SIDE)
+    site = Input(Score(model=picky, target=torch.tensor([0, 1])))
+    with caplog.at_level(logging.INFO, "attribution.nearby"):
+        told = site.scores(x, variants(x))
+    plain = torch.stack([site.score(variant.of(slice(0, 2))) for variant in variants(x)], 1)
+    torch.testing.assert_close(told, plain, rtol=0, atol=0)
+    assert "does not run on placeholders" in caplog.text
+    with pytest.raises(ZeroDivisionError):
+        Input(Score(model=lambda x: x / 0 if x.dim() > 9 else 1 // 0)).scores(x, variants(x))
 
 
 def test_each_variant_is_a_pass_and_said_to_be_one():
