@@ -5,7 +5,8 @@
 Efficiency = (passes the definition needs x cost of a bare pass) / time of the method. A bare pass is the same prepared
 model (frozen, channels_last, folded; on a GPU captured as a CUDA graph, and compiled where --compile says so), the same
 rows per pass, and no attribution around it. Bare pass, method and Captum (best of its batch settings, float32 without
-TF32, the model as given) run in turn; medians of the rounds, with the spread. The last line is over all methods.
+TF32, the model as given) run in turn; medians of the rounds, with the spread. The last line is over all methods. More than 1
+is what methods save that compute images only where they differ from known ones (attribution/nearby.py).
 """
 
 from __future__ import annotations
