@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attribution.bundle import Features, bundled, cut, parts_of, sent
-from attribution.nearby import Variant
+from attribution.nearby import Variant, can_be_patched
 from attribution.passes import Rows
 from attribution.patches import Box
 
@@ -33,9 +33,9 @@ def lacking(region: int, mask: Features, x: Features, reference: Callable[[Rows]
 
 
 def _box_of(region: int, mask: Features, x: Features) -> Box | None:
-    """The rows and columns of maps that hold the region in any image; None of other features."""
-    (where, *others), (part, *_) = parts_of(mask), parts_of(x)
-    if others or part.dim() != 4 or where.shape[-2:] != part.shape[-2:]:
+    """The rows and columns of maps that hold the region in any image; None where nobody needs them."""
+    where, part = parts_of(mask)[0], parts_of(x)[0]
+    if not can_be_patched(x) or where.shape[-2:] != part.shape[-2:]:  # a host would wait for its GPU to tell
         return None
     held = (where == region).flatten(0, 1).any(0)
     down, across = (held.any(dim).nonzero().flatten().tolist() for dim in (1, 0))

@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from attribution.bundle import Features, parts_of
 from attribution.calls import canonical, each_tensor, tensors_in
 from attribution.passes import Rows
 from attribution.patch_rules import Changed, changed
 from attribution.patches import Box, Call, Patch
-from attribution.spans import OF_SHAPES
-from attribution.watching import Watching, placeholder_for
+from attribution.spans import is_of_shapes
+from attribution.watching import placeholder_for
 
 logger = logging.getLogger(__name__)
 
@@ -59,15 +60,14 @@ class Nearby:
     @classmethod
     def of(cls, score: Callable[[Features], Tensor], x: Features, variants: Sequence[Variant]) -> Nearby | None:
         """None where it does not pay: for batches of maps on cores it does, for enough of small variants."""
-        parts = parts_of(x)
-        # A GPU is as long in starting a small kernel as in running it.
-        if len(parts) != 1 or parts[0].dim() != 4 or parts[0].device.type != "cpu":
+        if not can_be_patched(x):
             return None
-        small = [variant.box for variant in variants if variant.box and _is_small(variant.box, parts[0])]
+        (images,) = parts_of(x)
+        small = [variant.box for variant in variants if variant.box and _is_small(variant.box, images)]
         if len(small) < max(FEWEST, len(variants) / 2):
             return None
         try:
-            return cls(score, parts[0], min(small, key=lambda box: box.area))
+            return cls(score, images, min(small, key=lambda box: box.area))
         except Exception:  # some operation does not take patches of no rows
             logger.info("images are passed whole: a pass can't be recorded", exc_info=True)
             return None
@@ -106,6 +106,13 @@ class Nearby:
         return False
 
 
+def can_be_patched(x: Features) -> bool:
+    """Whether it pays to know in which box features differ from x: in a batch of maps, on cores."""
+    parts = parts_of(x)
+    # A GPU is as long in starting a small kernel as in running it.
+    return len(parts) == 1 and parts[0].dim() == 4 and parts[0].device.type == "cpu"
+
+
 def _is_small(box: Box, x: Tensor) -> bool:
     return 0 < box.area <= LARGEST_SHARE / 2 * x.shape[-2] * x.shape[-1]
 
@@ -121,7 +128,7 @@ class Made(NamedTuple):
     """Whether it has been written over before it could be read, and is NaN: the next call on it writes where a patch lies."""
 
 
-class _Recording(Watching):
+class _Recording(TorchFunctionMode):
     """What each call makes, as it was when the next calls read it, as far as the smallest change stays a patch."""
 
     def __init__(self, x: Tensor, smallest: Box) -> None:
@@ -136,7 +143,7 @@ class _Recording(Watching):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if _is_of_shapes(func):
+        if is_of_shapes(func):
             return func(*args, **kwargs)
         name, is_in_place = canonical(func)
         given = tensors_in((args, kwargs))
@@ -171,7 +178,7 @@ class _Recording(Watching):
         return self._reached.get(id(tensor), tensor)
 
 
-class _Patching(Watching):
+class _Patching(TorchFunctionMode):
     """Computes each call on patches, as far as that goes."""
 
     def __init__(self, made: Sequence[Made]) -> None:
@@ -190,7 +197,7 @@ class _Patching(Watching):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if _is_of_shapes(func):
+        if is_of_shapes(func):
             return func(*args, **kwargs)
         name, is_in_place = canonical(func)
         if not any(id(tensor) in self._meant for tensor in tensors_in((args, kwargs))):
@@ -241,10 +248,6 @@ class _Patching(Watching):
 
 def _is_map(out: Any) -> bool:
     return isinstance(out, Tensor) and out.dim() == 4
-
-
-def _is_of_shapes(function: Callable[..., Any]) -> bool:
-    return getattr(function, "__name__", "") in OF_SHAPES
 
 
 def _whole(meaning: Patch | Tensor) -> Tensor:

@@ -22,6 +22,11 @@ OF_SHAPES = frozenset({"__get__", "size", "dim", "ndimension", "numel", "stride"
 """Calls that answer with no tensor and say the same of every pass: shapes, layouts and dtypes (`__get__` reads those)."""
 
 
+def is_of_shapes(function: Callable[..., Any]) -> bool:
+    """Whether it is one of those."""
+    return getattr(function, "__name__", "") in OF_SHAPES
+
+
 _PLAIN = frozenset({int, float, bool, complex, str, bytes, NoneType})
 
 
@@ -37,7 +42,7 @@ class Call:
         """Whether it tells the model's Python something that other numbers would change, e.g. `x.max().item()`."""
         if self.answer is None or tensors_in(self.answer):
             return False
-        return getattr(self.function, "__name__", "") not in OF_SHAPES
+        return not is_of_shapes(self.function)
 
 
 class Recording(Protocol):

@@ -30,7 +30,7 @@ def begin(spec: RunSpec, options: Options, *, inside: bool) -> tuple[Run, RunSpe
     """The run that is asked for, planned unless it is there, and its spec with nothing open."""
 
     def choose(*asked: Any) -> Choice:
-        options.say("trying which precision keeps the order of this run's maps")
+        options.say("choosing the precision that this run computes in")
         return (choose_on_cluster if inside else choose_here)(*asked)
 
     return open_or_create(
