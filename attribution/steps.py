@@ -6,27 +6,24 @@ computes the same is for `prepare` to verify.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from math import inf
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torch.overrides import TorchFunctionMode
 
-from attribution.calls import canonical, tensors_in
 from attribution.clamp import InPlaceHardtanh
-from attribution.hooks import Place, visiting
+from attribution.convolutions import FEW, Convolution, Ends, Rectifier, has_phases
+from attribution.seen import RECTIFIERS, Seen, is_plain_norm
 
 Pair = tuple[str, str]
 """The names of two modules, of which the second reads what the first makes."""
 
-RECTIFIERS = frozenset({nn.ReLU, nn.ReLU6, nn.Hardtanh})
-"""What can write its result over its input: their derivatives can be read from the result."""
+Chain = tuple[str, ...]
+"""A convolution's name, perhaps that of a folded norm behind it, and that of the rectifier that comes next; or a convolution's alone."""
+
 
 FORGETFUL = frozenset({"conv1d", "conv2d", "conv3d", "linear", "batch_norm", "add"})
 """Operations whose derivatives don't need their result."""
@@ -92,6 +89,18 @@ def with_rectifiers_in_place(model: nn.Module, names: Sequence[str]) -> nn.Modul
     return model
 
 
+def with_own_convolutions(model: nn.Module, chains: Sequence[Chain]) -> nn.Module:
+    """Each of these convolutions as one of ours, which does what the rectifier behind it would do."""
+    rectifiers = {chain[-1]: model.get_submodule(chain[-1]) for chain in chains if len(chain) > 1}
+    for name, *_, last in ((*chain, None) if len(chain) == 1 else chain for chain in chains):
+        convolution = model.get_submodule(name)
+        assert isinstance(convolution, nn.Conv2d)
+        _replace(model, name, Convolution.of(convolution, None if last is None else _ends(rectifiers[last])))
+    for name, rectifier in rectifiers.items():
+        _replace(model, name, Rectifier(rectifier))
+    return model
+
+
 def convolutions_before_norms(model: nn.Module, seen: Seen) -> list[Pair]:
     """The pairs (convolution, BatchNorm) where each is called once and the norm's input is the convolution's output."""
     made_by = {
@@ -106,15 +115,11 @@ def convolutions_before_norms(model: nn.Module, seen: Seen) -> list[Pair]:
     ]
 
 
-def is_plain_norm(module: nn.Module) -> bool:
-    """A subclass may do more than normalise, e.g. timm's BatchNormAct2d."""
-    return type(module) is nn.BatchNorm2d and module.track_running_stats
-
-
 def pads_before_convolutions(model: nn.Module, seen: Seen) -> list[Pair]:
     """The pairs (ZeroPad2d, Conv2d) where each is called once and nothing else reads the padded image.
 
-    Sides that differ are left to depthwise convolutions: the zeros that they add to a kernel cost others more than the copy.
+    Sides that differ are left to convolutions that are depthwise or of few channels: the zeros that they add to a kernel cost
+    others more than the copy.
     """
     convolutions = {
         id(module.weight): (name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)
@@ -124,14 +129,15 @@ def pads_before_convolutions(model: nn.Module, seen: Seen) -> list[Pair]:
         if type(module) is not nn.ZeroPad2d or len(seen.outputs[name]) != 1:
             continue
         readers = seen.readers[id(seen.outputs[name][0])]
-        weights = [id(t) for reader in readers for t in reader.tensors if id(t) in convolutions]
+        weights = [id(t) for reader in readers for t in reader.read if id(t) in convolutions]
         if [reader.name for reader in readers] != ["conv2d"] or len(weights) != 1 or len(seen.readers[weights[0]]) != 1:
             continue
         convolution_name, convolution = convolutions[weights[0]]
         left, right, top, bottom = sides = _sides(module)
         is_even = left == right and top == bottom
-        is_depthwise = convolution.groups == convolution.in_channels > 1 and tuple(convolution.dilation) == (1, 1)
-        if min(sides) >= 0 and _pads_nothing(convolution) and (is_even or is_depthwise):
+        is_small = convolution.groups == convolution.in_channels > 1 or convolution.in_channels <= FEW
+        can_grow = is_small and tuple(convolution.dilation) == (1, 1)
+        if min(sides) >= 0 and _pads_nothing(convolution) and (is_even or can_grow):
             pairs.append((name, convolution_name))
     return pairs
 
@@ -140,8 +146,8 @@ def rectifiers_to_write_in_place(model: nn.Module, seen: Seen) -> list[str]:
     """Those of which every input is made by an operation that can forget it, and read by nothing else; and hardtanh that does already."""
 
     def can_go(t: Tensor) -> bool:
-        readers = [call.name for call in seen.readers[id(t)]]
-        return seen.makers.get(id(t)) in FORGETFUL and readers in (["relu"], ["hardtanh"])
+        makers, readers = seen.makers[id(t)], [use.name for use in seen.readers[id(t)]]
+        return bool(makers) and makers[-1] in FORGETFUL and readers in (["relu"], ["hardtanh"])
 
     def pays(name: str, module: nn.Module) -> bool:
         if type(module) not in RECTIFIERS or not seen.inputs[name]:
@@ -153,53 +159,52 @@ def rectifiers_to_write_in_place(model: nn.Module, seen: Seen) -> list[str]:
     return [name for name, module in model.named_modules() if pays(name, module)]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Call:
-    name: str
-    tensors: list[Tensor]
+def convolutions_to_own(model: nn.Module, seen: Seen, pads: Sequence[Pair], norms: Sequence[Pair]) -> list[Chain]:
+    """The convolutions before rectifiers that nothing else reads, and those whose gradient for the image takes long.
+
+    `pads` and `norms` are folded into them.
+    """
+    padded, normed = {convolution: pad for pad, convolution in pads}, dict(norms)
+    rectifiers = {
+        id(given): name
+        for name, module in model.named_modules()
+        if type(module) in RECTIFIERS
+        for given in seen.inputs[name]
+        if _is_of_one_maker_and_reader(given, seen, is_overwritten=module.inplace)
+    }
+    chains = list[Chain]()
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Conv2d) or not _is_nothing_else(module, seen, name, padded.get(name)):
+            continue
+        norm = normed.get(name)
+        rectifier = rectifiers.get(id(seen.outputs[norm or name][0]))
+        if rectifier is not None:
+            chains.append((name, rectifier) if norm is None else (name, norm, rectifier))
+        elif has_phases(module):
+            chains.append((name,))
+    return chains
 
 
-class Seen(TorchFunctionMode):
-    """One pass over one image: what makes and what reads each tensor, by its id, and what goes in or comes out of modules."""
+def _is_nothing_else(convolution: nn.Conv2d, seen: Seen, name: str, pad: str | None) -> bool:
+    """Whether it is called once, and what comes in, padded perhaps, is convolved and comes out: a subclass may do more."""
+    if len(seen.outputs[name]) != 1 or convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
+        return False
+    uses = seen.readers[id(convolution.weight)]
+    read = seen.inputs[name][0] if pad is None else seen.outputs[pad][0]
+    if [use.name for use in uses] != ["conv2d"]:
+        return False
+    return uses[0].read[0] is read and uses[0].made[0] is seen.outputs[name][0]
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.makers: dict[int, str] = {}
-        self.readers: defaultdict[int, list[_Call]] = defaultdict(list)
-        """Since the tensor was written last; they hold it, so that its id is not used again."""
-        self.inputs: defaultdict[str, list[Tensor]] = defaultdict(list)
-        """Of norms and rectifiers, of all their calls."""
-        self.outputs: defaultdict[str, list[Tensor]] = defaultdict(list)
-        """Of paddings and convolutions."""
 
-    @classmethod
-    def passing(cls, model: nn.Module, example: Tensor) -> Seen:
-        """What is seen of a pass over the first image."""
-        seen = cls()
-        with torch.no_grad(), ExitStack() as hooks:
-            for name, module in model.named_modules():
-                if type(module) in RECTIFIERS or is_plain_norm(module):
-                    hooks.enter_context(visiting(Place(module, at_input=True), seen.inputs[name].extend))
-                elif type(module) is nn.ZeroPad2d or (
-                    isinstance(module, nn.Conv2d) and isinstance(module.weight, nn.Parameter)
-                ):
-                    hooks.enter_context(visiting(Place(module), seen.outputs[name].extend))
-            with seen:
-                model(example[:1])
-        return seen
+def _is_of_one_maker_and_reader(t: Tensor, seen: Seen, *, is_overwritten: bool) -> bool:
+    """Whether one operation has made it and a rectifier alone reads it."""
+    if is_overwritten:  # whoever has read it before that would show when the outputs are compared
+        return len(seen.makers[id(t)]) == 2
+    return len(seen.makers[id(t)]) == len(seen.readers[id(t)]) == 1
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        call = _Call(canonical(func)[0], tensors_in((args, kwargs or {})))
-        for tensor in call.tensors:
-            self.readers[id(tensor)].append(call)
-        result = func(*args, **(kwargs or {}))
-        for tensor in tensors_in(result):
-            if any(tensor is one for one in call.tensors):  # written in place, which ends what came before
-                self.readers[id(tensor)] = []
-            self.makers[id(tensor)] = call.name
-        return result
+
+def _ends(rectifier: nn.Module) -> Ends:
+    return (rectifier.min_val, rectifier.max_val) if isinstance(rectifier, nn.Hardtanh) else (0, inf)
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

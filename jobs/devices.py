@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attribution.prepare import LAYOUT, STEPS, Prepared, compiled, prepare
+from attribution.prepare import LAYOUT, OWN, STEPS, Prepared, compiled, prepare
 from attribution.question import Question
 from jobs.models import Loaded
 
@@ -66,7 +66,8 @@ def prepare_model(
     """
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(1, 3, *loaded.preprocessing.crop, generator=generator).to(device)
-    wanted = [step for step in STEPS if step != LAYOUT or _layout_pays(loaded.model, precision, device)]
+    pays = {LAYOUT: _layout_pays(loaded.model, precision, device), OWN: device.type == "cpu"}
+    wanted = [step for step in STEPS if pays.get(step, True)]
     prepared = prepare(loaded.model.to(device), questions, example, score, wanted)
     return replace(prepared, model=prepared.model.to(dtype=DTYPES.get(precision)))
 

@@ -9,7 +9,8 @@ from attribution.explain import Images, explain, resolve
 from attribution.passes import Passes
 from attribution.prepare import compiled, difference, prepare
 from attribution.question import parse
-from attribution.steps import Seen, convolutions_before_norms
+from attribution.seen import Seen
+from attribution.steps import convolutions_before_norms
 
 
 def questions(model, x, *texts):
@@ -23,7 +24,11 @@ def norms(model):
 def test_the_prepared_model_explains_the_same(model, x):
     asked = questions(model, x, "saliency", "ig(n_steps=3, at='block')", "gradcam", "ixg(at='norm')")
     prepared = prepare(model, asked, x)
-    assert prepared.done == ("frozen", "channels_last", "rectifiers in place")  # the norm is named
+    assert prepared.done == (
+        "frozen",
+        "channels_last",
+        "rectifiers in place",
+    )  # every convolution has a name that is asked for
     images = Images(x, tuple("abcd"), torch.zeros(4, dtype=torch.int64))
     for ours, theirs in zip(
         explain(prepared.model, images, asked).answers, explain(model, images, asked).answers, strict=True
@@ -35,7 +40,7 @@ def test_a_float32_model_is_prepared_too(model, x):
     model, x = model.float(), x.float()
     asked = questions(model, x, "saliency", "gradcam")
     prepared = prepare(model, asked, x)
-    assert prepared.done == ("frozen", "channels_last", "folded BatchNorm", "rectifiers in place")
+    assert prepared.done == ("frozen", "channels_last", "folded BatchNorm", "rectifiers in place", "own convolutions")
     assert all(p.dtype == torch.float32 for p in prepared.model.parameters())
     # folded in float64 and rounded once: a few float32 roundings of values around 1
     torch.testing.assert_close(prepared.model(x), model(x), rtol=0, atol=5e-6)

@@ -9,8 +9,8 @@ from attribution.clamp import InPlaceHardtanh
 from attribution.explain import Images, explain, resolve
 from attribution.prepare import compiled, difference, prepare
 from attribution.question import parse
+from attribution.seen import Seen
 from attribution.steps import (
-    Seen,
     pads_before_convolutions,
     rectifiers_to_write_in_place,
     with_padding_folded,
@@ -56,11 +56,14 @@ FOLDED = {
     "dilated": lambda: Padded((2, 2, 2, 2), nn.Conv2d(3, 4, 3, dilation=2)),
     "wider behind": lambda: Padded((0, 1, 0, 1), depthwise(3, 2)),
     "wider before": lambda: Padded((2, 1, 3, 0), depthwise(5, 2)),
+    "wider behind, of few channels": lambda: Padded((0, 1, 0, 1), nn.Conv2d(3, 4, 3, 2)),
     "each side by itself": lambda: Padded((1, 1, 0, 2), depthwise(3)),
     "inside the convolution": lambda: nn.Sequential(PadsItself((1, 1, 1, 1), 3, 4, 3), nn.Flatten()),
 }
 KEPT = {
-    "sides that differ, not depthwise": lambda: Padded((0, 1, 0, 1), nn.Conv2d(3, 4, 3, 2)),
+    "sides that differ, neither depthwise nor of few channels": lambda: nn.Sequential(
+        nn.Conv2d(3, 6, 1), Padded((0, 1, 0, 1), nn.Conv2d(6, 4, 3, 2))
+    ),
     "sides that differ, dilated": lambda: Padded((0, 1, 0, 1), depthwise(3, dilation=2)),
     "a convolution that pads already": lambda: Padded((1, 1, 1, 1), nn.Conv2d(3, 4, 3, padding=1)),
     "a convolution that reflects": lambda: Padded((1, 1, 1, 1), nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")),

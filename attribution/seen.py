@@ -1,0 +1,78 @@
+"""What one pass over an image shows of a model: what makes and what reads each tensor, for steps that change what lies between."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from attribution.calls import canonical, tensors_in
+from attribution.hooks import Place, visiting
+
+RECTIFIERS = frozenset({nn.ReLU, nn.ReLU6, nn.Hardtanh})
+"""What can write its result over its input: their derivatives can be read from the result."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Use:
+    """An operation by its name, the tensors that it reads, and those that it makes or writes."""
+
+    name: str
+    read: list[Tensor]
+    made: list[Tensor]
+
+
+class Seen(TorchFunctionMode):
+    """One pass over one image: what makes and what reads each tensor, by its id, and what goes in or comes out of modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.makers: defaultdict[int, list[str]] = defaultdict(list)
+        """What made the tensor, and what has written into it since."""
+        self.readers: defaultdict[int, list[Use]] = defaultdict(list)
+        """Since the tensor was written last; they hold it, so that its id is not used again."""
+        self.inputs: defaultdict[str, list[Tensor]] = defaultdict(list)
+        """Of norms, rectifiers and convolutions, of all their calls."""
+        self.outputs: defaultdict[str, list[Tensor]] = defaultdict(list)
+        """Of paddings, convolutions and norms."""
+
+    @classmethod
+    def passing(cls, model: nn.Module, example: Tensor) -> Seen:
+        """What is seen of a pass over the first image."""
+        seen = cls()
+        with torch.no_grad(), ExitStack() as hooks:
+            for name, module in model.named_modules():
+                is_norm = is_plain_norm(module)
+                is_convolution = isinstance(module, nn.Conv2d) and isinstance(module.weight, nn.Parameter)
+                if type(module) in RECTIFIERS or is_norm or is_convolution:
+                    hooks.enter_context(visiting(Place(module, at_input=True), seen.inputs[name].extend))
+                if type(module) is nn.ZeroPad2d or is_norm or is_convolution:
+                    hooks.enter_context(visiting(Place(module), seen.outputs[name].extend))
+            with seen:
+                model(example[:1])
+        return seen
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        use = Use(canonical(func)[0], tensors_in((args, kwargs or {})), [])
+        for tensor in use.read:
+            self.readers[id(tensor)].append(use)
+        result = func(*args, **(kwargs or {}))
+        use.made.extend(tensors_in(result))
+        for tensor in use.made:
+            if any(tensor is one for one in use.read):  # written in place, which ends what came before
+                self.readers[id(tensor)] = []
+            self.makers[id(tensor)].append(use.name)
+        return result
+
+
+def is_plain_norm(module: nn.Module) -> bool:
+    """A subclass may do more than normalise, e.g. timm's BatchNormAct2d."""
+    return type(module) is nn.BatchNorm2d and module.track_running_stats
