@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from attribution.calls import model_line
+from attribution.convolutions import Convolved
 from attribution.nodes import Ruled
 from attribution.propagation import Uncovered
 
@@ -178,7 +179,8 @@ def _parents_first(root: Any, ends: set[Any]) -> Iterator[Any]:
 
 def is_covered(node: Any, carrying: tuple[bool, ...], by_gradient: frozenset[str]) -> bool:
     """Whether credit passes this node by a rule, or by a gradient that is exact."""
-    if getattr(node, "_forward_cls", None) is Ruled:
+    made_by = getattr(node, "_forward_cls", None)
+    if made_by is Ruled or (made_by is Convolved and node.ends is None):
         return True
     operation = operation_of(node)
     if operation in BATCH_NORMS:

@@ -1,20 +1,20 @@
 """Convolutions as a core does them fastest: the rectifier behind them in the same pass over memory, the gradient of few channels at once.
 
-A torch function mode sees of them what it saw of the model as given, a convolution and then a rectifier: rules and patches have
-both. So does a compiler.
+A torch function mode sees of them what it saw of the model as given, `conv2d` and then a rectifier: rules and patches have both.
+So does a compiler.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.overrides import has_torch_function
+from torch.overrides import handle_torch_function, has_torch_function
 
 Ends = tuple[float, float]
 """Between which a rectifier keeps its input: (0, inf) for ReLU, (0, 6) for ReLU6."""
@@ -32,69 +32,55 @@ def can_fuse() -> bool:
     return is_there and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
+class Geometry(NamedTuple):
+    """How a convolution goes over its input, by rows and by columns."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+
 class Convolution(nn.Conv2d):
     """A convolution of zero-padded maps with frozen weights, and the rectifier that comes next, if `ends` are given."""
 
     ends: Ends | None
-    phases: Phases | None
-    """Made for the first gradient."""
 
     @classmethod
     def of(cls, convolution: nn.Conv2d, ends: Ends | None) -> Convolution:
         """The same convolution, its weights and its name in the model."""
         ours = cls.__new__(cls)
         ours.__dict__.update(convolution.__dict__)
-        ours.ends, ours.phases = ends, None
+        ours.ends = ends
         return ours
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) -> (n, k, h', w'); marked as rectified where it is."""
-        is_plain = x.is_cpu and not torch.compiler.is_compiling() and not has_torch_function((x,))
-        if not is_plain or self.weight.requires_grad or not x.numel():
-            return self._convolved(x)
-        if torch.is_grad_enabled() and x.requires_grad:
-            y: Tensor = _Convolved.apply(x, self)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        else:
-            y = self.rectified(x)
-        if self.ends is not None:
-            y.is_rectified = True  # type: ignore[attr-defined]  # what Rectifier asks for
+        assert not isinstance(self.padding, str)
+        geometry = Geometry(self.stride, self.padding, self.dilation, self.groups)
+        if self.ends is None or has_torch_function((x,)) or not _is_ours(x, self.weight):
+            return conv2d(x, self.weight, self.bias, *geometry)
+        y = _convolved(x, self.weight, self.bias, geometry, self.ends)
+        y.is_rectified = True  # type: ignore[attr-defined]  # what Rectifier asks for
         return y
 
-    def rectified(self, x: Tensor) -> Tensor:
-        """The forward pass."""
-        if self.ends is None:
-            return self._convolved(x)
-        if x.dtype not in FUSED or not can_fuse():
-            return functional.hardtanh(self._convolved(x), *self.ends, inplace=True)
-        operation, numbers = ("relu", []) if self.ends == (0, inf) else ("hardtanh", list(self.ends))
-        sides, steps, holes = map(list, (self.padding, self.stride, self.dilation))
-        y: Tensor = torch.ops.mkldnn._convolution_pointwise(  # noqa: SLF001  # see can_fuse
-            x, self.weight, self.bias, sides, steps, holes, self.groups, operation, numbers, ""
-        )
-        return y
 
-    def pulled_back(self, gradient: Tensor, y: Tensor, like: Tensor) -> Tensor:
-        """The input's gradient, from that of the output y.  `like` the input, of which only the shape is read"""
-        if self.ends is not None:
-            low, high = self.ends
-            aten = torch.ops.aten
-            gradient = (
-                aten.threshold_backward(gradient, y, low)
-                if high == inf
-                else aten.hardtanh_backward(gradient, y, low, high)
-            )
-        if not has_phases(self):
-            geometry = self.stride, self.padding, self.dilation, False, (0, 0), self.groups
-            found: Tensor = torch.ops.aten.convolution_backward(
-                gradient, like, self.weight, None, *geometry, (True, False, False)
-            )[0]
-            return found
-        if self.phases is None or self.phases.kernel.dtype != self.weight.dtype:
-            self.phases = Phases.of(self)
-        return self.phases.pulled_back(gradient, like.shape)
-
-    def _convolved(self, x: Tensor) -> Tensor:
-        return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+) -> Tensor:
+    """Torch's function of that name, which torch function modes take it for, with our gradient."""
+    if has_torch_function((x,)):
+        seen: Tensor = handle_torch_function(conv2d, (x,), x, weight, bias, stride, padding, dilation, groups)
+        return seen
+    if not _is_ours(x, weight):
+        return functional.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    return _convolved(x, weight, bias, Geometry(stride, padding, dilation, groups), None)
 
 
 class Rectifier(nn.Module):
@@ -112,23 +98,72 @@ class Rectifier(nn.Module):
         return y
 
 
-class _Convolved(torch.autograd.Function):
-    """Holds the output for the backward pass, and not the input as torch's own does."""
+def _is_ours(x: Tensor, weight: Tensor) -> bool:
+    """Whether it is on a core, with frozen weights; a compiler decides itself what it puts together."""
+    return x.is_cpu and not weight.requires_grad and x.numel() > 0 and not torch.compiler.is_compiling()
+
+
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ends: Ends | None) -> Tensor:
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return _forward(x, weight, bias, geometry, ends)
+    y: Tensor = Convolved.apply(x, weight, bias, geometry, ends)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return y
+
+
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ends: Ends | None) -> Tensor:
+    if ends is None:
+        return functional.conv2d(x, weight, bias, *geometry)
+    if x.dtype not in FUSED or not can_fuse():
+        return functional.hardtanh(functional.conv2d(x, weight, bias, *geometry), *ends, inplace=True)
+    operation, numbers = ("relu", []) if ends == (0, inf) else ("hardtanh", list(ends))
+    steps, sides, holes = map(list, geometry[:3])
+    y: Tensor = torch.ops.mkldnn._convolution_pointwise(  # noqa: SLF001  # see can_fuse
+        x, weight, bias, sides, steps, holes, geometry.groups, operation, numbers, ""
+    )
+    return y
+
+
+class Convolved(torch.autograd.Function):
+    """A convolution by constant weights. It holds its output where that is rectified, and not its input as torch's own does."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, convolution: Convolution) -> Tensor:
-        y = convolution.rectified(x)
-        if convolution.ends is not None:
-            ctx.save_for_backward(y)
-        ctx.convolution, ctx.layout = convolution, (x.shape, x.stride())
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ends: Ends | None
+    ) -> Tensor:
+        """(n, c, h, w) -> (n, k, h', w')"""
+        y = _forward(x, weight, bias, geometry, ends)
+        ctx.save_for_backward(weight, *(() if ends is None else (y,)))
+        ctx.geometry, ctx.ends, ctx.layout = geometry, ends, (x.shape, x.stride())
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (y,) = ctx.saved_tensors or (gradient,)
-        like = gradient.new_empty_strided(*ctx.layout)  # memory that nobody touches
-        return ctx.convolution.pulled_back(gradient, y, like), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """What torch's own gradient of the input is, up to the order of its sums."""
+        weight, *output = ctx.saved_tensors
+        for y in output:
+            gradient = _through(ctx.ends, y, gradient)
+        shape, stride = ctx.layout
+        if _has_phases(weight, ctx.geometry):
+            found = Phases.of(weight, ctx.geometry).pulled_back(gradient, shape)
+        else:
+            like = gradient.new_empty_strided(shape, stride)  # memory that nobody touches
+            backward = torch.ops.aten.convolution_backward
+            of_input = True, False, False
+            found = backward(
+                gradient, like, weight, None, *ctx.geometry[:3], False, (0, 0), ctx.geometry.groups, of_input
+            )[0]
+        return found, None, None, None, None
+
+
+def _through(ends: Ends, y: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient of a rectifier's input: it passes where the output lies between the ends."""
+    low, high = ends
+    aten = torch.ops.aten
+    passed: Tensor = (
+        aten.threshold_backward(gradient, y, low) if high == inf else aten.hardtanh_backward(gradient, y, low, high)
+    )
+    return passed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,11 +182,10 @@ class Phases:
     steps: tuple[int, int]
 
     @classmethod
-    def of(cls, convolution: nn.Conv2d) -> Phases:
-        """Sort the kernel's places by the phase of the pixels that they meet."""
-        weight, counts, firsts = convolution.weight.detach(), list[int](), list[int]()
-        for size, step, padding in zip(weight.shape[2:], convolution.stride, convolution.padding, strict=True):
-            assert isinstance(padding, int)
+    def of(cls, weight: Tensor, geometry: Geometry) -> Phases:
+        """Sort the kernel's places by the phase of the pixels that they meet.  weight (k, c, h, w)"""
+        counts, firsts = list[int](), list[int]()
+        for size, step, padding in zip(weight.shape[2:], geometry.stride, geometry.padding, strict=True):
             # Pixel s i + p meets output i + d at the kernel's place p + padding - s d.
             first, last = -((size - 1 - padding) // step), (step - 1 + padding) // step
             count = last - first + 1
@@ -159,7 +193,7 @@ class Phases:
             weight = functional.pad(weight.transpose(2, 3), (before, count * step - size - before))
             counts.append(count)
             firsts.append(first)
-        (down, across), (s, t) = counts, convolution.stride
+        (down, across), (s, t) = counts, (geometry.stride[0], geometry.stride[1])
         # -> (k, c, place d, phase, place d', phase'), places counted from the last output back
         parts = weight.reshape(*weight.shape[:2], down, s, across, t).permute(3, 5, 1, 0, 2, 4).flip(4, 5)
         kernel = parts.reshape(-1, weight.shape[0], down, across)
@@ -188,7 +222,7 @@ class Phases:
         return pixels.reshape(-1, down * s, across * t, shape[1])[:, : shape[2], : shape[3]].permute(0, 3, 1, 2)
 
 
-def has_phases(convolution: nn.Conv2d) -> bool:
+def _has_phases(weight: Tensor, geometry: Geometry) -> bool:
     """Few channels, stepped over: where one convolution for all phases pays."""
-    is_plain = convolution.groups == 1 and tuple(convolution.dilation) == (1, 1)
-    return is_plain and convolution.in_channels <= FEW and max(convolution.stride) > 1
+    is_plain = geometry.groups == 1 and tuple(geometry.dilation) == (1, 1)
+    return is_plain and weight.shape[1] <= FEW and max(geometry.stride) > 1

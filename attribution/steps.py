@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from attribution.clamp import InPlaceHardtanh
-from attribution.convolutions import FEW, Convolution, Ends, Rectifier, has_phases
+from attribution.convolutions import FEW, Convolution, Ends, Rectifier
 from attribution.seen import RECTIFIERS, Seen, is_plain_norm
 
 Pair = tuple[str, str]
@@ -160,7 +160,7 @@ def rectifiers_to_write_in_place(model: nn.Module, seen: Seen) -> list[str]:
 
 
 def convolutions_to_own(model: nn.Module, seen: Seen, pads: Sequence[Pair], norms: Sequence[Pair]) -> list[Chain]:
-    """The convolutions before rectifiers that nothing else reads, and those whose gradient for the image takes long.
+    """Plain convolutions, each with the rectifier behind it where nothing else reads what it makes.
 
     `pads` and `norms` are folded into them.
     """
@@ -178,10 +178,7 @@ def convolutions_to_own(model: nn.Module, seen: Seen, pads: Sequence[Pair], norm
             continue
         norm = normed.get(name)
         rectifier = rectifiers.get(id(seen.outputs[norm or name][0]))
-        if rectifier is not None:
-            chains.append((name, rectifier) if norm is None else (name, norm, rectifier))
-        elif has_phases(module):
-            chains.append((name,))
+        chains.append((name,) if rectifier is None else (name, *([norm] if norm else []), rectifier))
     return chains
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from attribution import convolutions
-from attribution.convolutions import Convolution, Rectifier, can_fuse
+from attribution.convolutions import Convolution, Geometry, Phases, Rectifier, can_fuse
 from attribution.explain import Images, explain, resolve
 from attribution.prepare import OWN, STEPS, prepare
 from attribution.question import parse
@@ -69,7 +69,8 @@ def test_zeros_around_a_kernel_cost_no_phases(side):
     """A padding that was folded has left them there."""
     wide, narrow = convolution(3, 2, 1), convolution(3, 2, 1)
     wide.weight = nn.Parameter(functional.pad(narrow.weight, side), requires_grad=False)
-    of_both = [convolutions.Phases.of(each).kernel.shape[2:].numel() for each in (wide, narrow)]
+    geometry = Geometry((2, 2), (1, 1), (1, 1), 1)
+    of_both = [Phases.of(each.weight, geometry).kernel.shape[2:].numel() for each in (wide, narrow)]
     assert of_both[0] <= of_both[1] * 2
     x = torch.randn(2, 3, 16, 17, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for ours, theirs in both_and_slopes(wide, x, None):
@@ -83,7 +84,7 @@ def test_zeros_around_a_kernel_cost_no_phases(side):
 def test_the_fused_pass_is_the_two_of_torch(ends, dtype, layout):
     x = torch.randn(2, 3, 20, 21, generator=torch.Generator().manual_seed(1)).to(dtype, memory_format=layout)
     given = convolution(3, 2, 1).to(dtype)
-    fused = Convolution.of(given, ends).rectified(x)
+    fused = Convolution.of(given, ends)(x)
     # of one sum rounded once, or in bfloat16 before and after the ends, which are rounded then too
     tolerance = 1e-6 if dtype is torch.float32 else 0.01
     torch.testing.assert_close(fused, plain(given, x, ends), rtol=tolerance, atol=tolerance)
@@ -144,12 +145,15 @@ def owned(model):
 def test_only_what_a_rectifier_alone_reads_is_rectified_by_its_convolution(small, images):
     prepared = prepare(small, asked(small, images, "saliency"), images.pixels[:1])
     assert OWN in prepared.done
-    assert owned(prepared.model) == {"stem", "inner"}
+    assert {name for name in owned(prepared.model) if prepared.model.get_submodule(name).ends} == {"stem", "inner"}
+    assert owned(prepared.model) == {"stem", "inner", "outer", "read_twice"}
     assert isinstance(prepared.model.relu, Rectifier)
     torch.testing.assert_close(prepared.model(images.pixels), small(images.pixels), rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize(("at", "left"), [("inner", {"stem"}), ("stem", {"inner"})])
+@pytest.mark.parametrize(
+    ("at", "left"), [("inner", {"stem", "outer", "read_twice"}), ("outer", {"stem", "inner", "read_twice"})]
+)
 def test_a_layer_that_the_run_names_stays_as_it_is(small, images, at, left):
     prepared = prepare(small, asked(small, images, f"input_x_gradient(at='{at}')"), images.pixels[:1])
     assert owned(prepared.model) == left
@@ -194,9 +198,11 @@ def test_modes_see_a_convolution_and_then_a_rectifier(small, images):
     assert "conv2d" in told[0]
 
 
-def test_the_input_need_not_be_held_for_the_gradient():
+@pytest.mark.parametrize("ends", [None, (0, 6)])
+def test_the_input_need_not_be_held_for_the_gradient(ends):
     held = []
     x = torch.randn(2, 3, 12, 12, dtype=torch.float64, requires_grad=True)
+    given = convolution(3, 2, 1)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t) or t, lambda t: t):
-        y = Convolution.of(convolution(3, 2, 1), (0, 6))(x)
-    assert [t.shape for t in held] == [y.shape]
+        y = Convolution.of(given, ends)(x)
+    assert [t.shape for t in held] == [given.weight.shape, *([] if ends is None else [y.shape])]

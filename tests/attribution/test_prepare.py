@@ -24,11 +24,7 @@ def norms(model):
 def test_the_prepared_model_explains_the_same(model, x):
     asked = questions(model, x, "saliency", "ig(n_steps=3, at='block')", "gradcam", "ixg(at='norm')")
     prepared = prepare(model, asked, x)
-    assert prepared.done == (
-        "frozen",
-        "channels_last",
-        "rectifiers in place",
-    )  # every convolution has a name that is asked for
+    assert prepared.done == ("frozen", "channels_last", "rectifiers in place", "own convolutions")  # the norm is named
     images = Images(x, tuple("abcd"), torch.zeros(4, dtype=torch.int64))
     for ours, theirs in zip(
         explain(prepared.model, images, asked).answers, explain(model, images, asked).answers, strict=True
@@ -100,7 +96,7 @@ def test_a_fold_that_would_change_the_model_is_refused_with_its_reason(x):
     model = calibrated(Shares)
     prepared = prepare(model, questions(model, x, "saliency"), x)
     assert norms(prepared.model) == ["norm"]
-    assert prepared.done == ("frozen", "channels_last")
+    assert prepared.done == ("frozen", "channels_last", "own convolutions")
     assert "folded BatchNorm: moves a site of this run by" in prepared.refused[0]
 
 
