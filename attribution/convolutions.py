@@ -1,7 +1,7 @@
 """Convolutions as a core does them fastest: the rectifier behind them in the same pass over memory, the gradient of few channels at once.
 
-A torch function mode sees of them what it saw of the model as given, `conv2d` and then a rectifier: rules and patches have both.
-So does a compiler.
+A torch function mode sees `conv2d`, as of torch's own, or `rectified_conv2d`; rules, which have none for that, take it in the
+two steps of the model as given.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import handle_torch_function, has_torch_function
+
+from attribution.clamp import hardtanh_
 
 Ends = tuple[float, float]
 """Between which a rectifier keeps its input: (0, inf) for ReLU, (0, 6) for ReLU6."""
@@ -55,14 +57,12 @@ class Convolution(nn.Conv2d):
         return ours
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, k, h', w'); marked as rectified where it is."""
+        """(n, c, h, w) -> (n, k, h', w')"""
         assert not isinstance(self.padding, str)
-        geometry = Geometry(self.stride, self.padding, self.dilation, self.groups)
-        if self.ends is None or has_torch_function((x,)) or not _is_ours(x, self.weight):
+        geometry = self.stride, self.padding, self.dilation, self.groups
+        if self.ends is None:
             return conv2d(x, self.weight, self.bias, *geometry)
-        y = _convolved(x, self.weight, self.bias, geometry, self.ends)
-        y.is_rectified = True  # type: ignore[attr-defined]  # what Rectifier asks for
-        return y
+        return rectified_conv2d(x, self.weight, self.bias, *geometry, self.ends)
 
 
 def conv2d(
@@ -83,24 +83,37 @@ def conv2d(
     return _convolved(x, weight, bias, Geometry(stride, padding, dilation, groups), None)
 
 
-class Rectifier(nn.Module):
-    """A rectifier that leaves alone what a convolution has rectified for it."""
+def rectified_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+    ends: Ends,
+) -> Tensor:
+    """Clamp(conv2d(x, ...), *ends)."""
+    if has_torch_function((x,)):
+        called = x, weight, bias, stride, padding, dilation, groups, ends
+        seen: Tensor = handle_torch_function(rectified_conv2d, (x,), *called)
+        return seen
+    if not _is_ours(x, weight):
+        return in_steps(x, weight, bias, stride, padding, dilation, groups, ends)
+    return _convolved(x, weight, bias, Geometry(stride, padding, dilation, groups), ends)
 
-    def __init__(self, rectifier: nn.Module) -> None:
-        super().__init__()
-        self._rectify = rectifier.forward  # and not the module, which would be another name in the model
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The rectifier's result for whatever else it is called with."""
-        if getattr(x, "is_rectified", False):
-            return x
-        y: Tensor = self._rectify(x)
-        return y
+def in_steps(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+    """`rectified_conv2d` as two calls, which a mode sees."""
+    y, ends = conv2d(x, weight, bias, *geometry[:-1]), geometry[-1]
+    if torch.compiler.is_compiling():
+        return functional.hardtanh(y, *ends)
+    return functional.relu(y, inplace=True) if ends == (0, inf) else hardtanh_(y, *ends)
 
 
 def _is_ours(x: Tensor, weight: Tensor) -> bool:
     """Whether it is on a core, with frozen weights; a compiler decides itself what it puts together."""
-    return x.is_cpu and not weight.requires_grad and x.numel() > 0 and not torch.compiler.is_compiling()
+    return x.is_cpu and not weight.requires_grad and not torch.compiler.is_compiling()
 
 
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ends: Ends | None) -> Tensor:
@@ -113,7 +126,7 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometr
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ends: Ends | None) -> Tensor:
     if ends is None:
         return functional.conv2d(x, weight, bias, *geometry)
-    if x.dtype not in FUSED or not can_fuse():
+    if x.dtype not in FUSED or not len(x) or not can_fuse():
         return functional.hardtanh(functional.conv2d(x, weight, bias, *geometry), *ends, inplace=True)
     operation, numbers = ("relu", []) if ends == (0, inf) else ("hardtanh", list(ends))
     steps, sides, holes = map(list, geometry[:3])

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attribution.convolutions import conv2d, rectified_conv2d
 from attribution.patches import Box, Call, Patch
 
 Changed = tuple[Tensor, Box]
@@ -60,7 +61,10 @@ def _convolution(call: Call) -> Changed | None:
     strides, dilations = _pair(call.argument(3, "stride", 1)), _pair(call.argument(5, "dilation", 1))
     if (seen := _seen(patch, tuple(weight.shape[-2:]), strides, _pair(padding), dilations)) is None:
         return None
-    return functional.conv2d(patch.within(seen.field), weight, bias, strides, 0, dilations, groups), seen.box
+    field, geometry = patch.within(seen.field), (strides, (0, 0), dilations, groups)
+    if call.name == "conv2d":
+        return conv2d(field, weight, bias, *geometry), seen.box
+    return rectified_conv2d(field, weight, bias, *geometry, call.argument(7, "ends")), seen.box
 
 
 def _max_pooling(call: Call) -> Changed | None:
@@ -123,7 +127,7 @@ RULES: dict[str, Callable[[Call], Changed | None]] = {
     **dict.fromkeys(BY_PIXEL, _by_pixel),
     **dict.fromkeys(("add", "sub", "mul", "div"), _together),
     "cat": _side_by_side,
-    "conv2d": _convolution,
+    **dict.fromkeys(("conv2d", "rectified_conv2d"), _convolution),
     "max_pool2d": _max_pooling,
     "avg_pool2d": _mean_pooling,
     "pad": _padding,

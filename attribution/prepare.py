@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from attribution.score import Score, refuse_training
 from attribution.seen import Seen
 from attribution.site import Input, Site
 from attribution.steps import (
-    Chain,
+    Pair,
     channels_last,
     convolutions_before_norms,
     convolutions_to_own,
@@ -41,8 +41,6 @@ from attribution.steps import (
 logger = logging.getLogger(__name__)
 
 Step = Callable[[nn.Module], nn.Module]
-
-C = TypeVar("C", bound=Chain)
 
 TOLERANCE = 1e-9
 """How far outputs and gradients may move, relative to their norm. The check runs in float64, where a sum in another order
@@ -167,17 +165,17 @@ def _steps(model: nn.Module, questions: Sequence[Question], example: Tensor, wan
     named, seen = _named_layers(questions), Seen.passing(model, example)
     allowed = [step for step in wanted if step != FOLDING or all(question.method.folds for question in questions)]
 
-    def unnamed(chains: Sequence[C]) -> list[C]:
-        return [chain for chain in chains if not named & set(chain)]
+    def unnamed(pairs: Sequence[Pair]) -> list[Pair]:
+        return [pair for pair in pairs if not named & set(pair)]
 
     pads, norms = unnamed(pads_before_convolutions(model, seen)), unnamed(convolutions_before_norms(model, seen))
-    owned = convolutions_to_own(model, seen, pads * (PADDING in allowed), norms * (FOLDING in allowed))
+    folded = pads if PADDING in allowed else [], norms if FOLDING in allowed else []
     steps = {
         LAYOUT: channels_last,
         PADDING: _at(with_padding_folded, pads),
         FOLDING: _at(with_norms_folded, norms),
         IN_PLACE: _at(with_rectifiers_in_place, rectifiers_to_write_in_place(model, seen)),
-        OWN: _at(with_own_convolutions, unnamed(owned)),
+        OWN: _at(with_own_convolutions, convolutions_to_own(model, seen, *folded, named)),
     }
     return {name: step for name, step in steps.items() if name in allowed and step is not None}
 

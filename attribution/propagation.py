@@ -29,6 +29,7 @@ from torch import Tensor
 
 from attribution.calls import Bound, canonical, constant, model_line, opened, out_of_place, tensors_in
 from attribution.clamp import hardtanh_
+from attribution.convolutions import in_steps, rectified_conv2d
 from attribution.kept import KeptTensors
 from attribution.nodes import Call, PropagationError, RowsDiffer, Rule, Ruled, check_rows
 from attribution.rules.operations import ELEMENTWISE, SUMS
@@ -197,7 +198,7 @@ class Lending(Watching):
         kwargs = kwargs or {}
         if self.is_aside or self._is_before_credit(args, kwargs):
             return func(*args, **kwargs)
-        inside = opened(func)
+        inside = in_steps if func is rectified_conv2d else opened(func)
         if inside is not None and func not in self._open:
             with self, self._opening(func):
                 return inside(*args, **kwargs)

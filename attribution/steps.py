@@ -6,7 +6,7 @@ computes the same is for `prepare` to verify.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import inf
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from attribution.clamp import InPlaceHardtanh
-from attribution.convolutions import FEW, Convolution, Ends, Rectifier
+from attribution.convolutions import FEW, Convolution, Ends
 from attribution.seen import RECTIFIERS, Seen, is_plain_norm
 
 Pair = tuple[str, str]
@@ -92,12 +92,12 @@ def with_rectifiers_in_place(model: nn.Module, names: Sequence[str]) -> nn.Modul
 def with_own_convolutions(model: nn.Module, chains: Sequence[Chain]) -> nn.Module:
     """Each of these convolutions as one of ours, which does what the rectifier behind it would do."""
     rectifiers = {chain[-1]: model.get_submodule(chain[-1]) for chain in chains if len(chain) > 1}
-    for name, *_, last in ((*chain, None) if len(chain) == 1 else chain for chain in chains):
+    for name, *others in chains:
         convolution = model.get_submodule(name)
         assert isinstance(convolution, nn.Conv2d)
-        _replace(model, name, Convolution.of(convolution, None if last is None else _ends(rectifiers[last])))
-    for name, rectifier in rectifiers.items():
-        _replace(model, name, Rectifier(rectifier))
+        _replace(model, name, Convolution.of(convolution, _ends(rectifiers[others[-1]]) if others else None))
+    for name in rectifiers:
+        _replace(model, name, nn.Identity())
     return model
 
 
@@ -159,27 +159,28 @@ def rectifiers_to_write_in_place(model: nn.Module, seen: Seen) -> list[str]:
     return [name for name, module in model.named_modules() if pays(name, module)]
 
 
-def convolutions_to_own(model: nn.Module, seen: Seen, pads: Sequence[Pair], norms: Sequence[Pair]) -> list[Chain]:
-    """Plain convolutions, each with the rectifier behind it where nothing else reads what it makes.
+def convolutions_to_own(
+    model: nn.Module, seen: Seen, pads: Sequence[Pair], norms: Sequence[Pair], named: Collection[str]
+) -> list[Chain]:
+    """Plain convolutions that are not named, each with its rectifier where such convolutions are all that this is called for.
 
     `pads` and `norms` are folded into them.
     """
     padded, normed = {convolution: pad for pad, convolution in pads}, dict(norms)
-    rectifiers = {
-        id(given): name
+    chains: dict[str, Chain] = {
+        name: (name, normed[name]) if name in normed else (name,)
         for name, module in model.named_modules()
-        if type(module) in RECTIFIERS
-        for given in seen.inputs[name]
-        if _is_of_one_maker_and_reader(given, seen, is_overwritten=module.inplace)
+        if isinstance(module, nn.Conv2d)
+        and _is_nothing_else(module, seen, name, padded.get(name))
+        and name not in named
     }
-    chains = list[Chain]()
+    makers = {id(seen.outputs[chain[-1]][0]): name for name, chain in chains.items()}
+    rectified = dict[str, str]()
     for name, module in model.named_modules():
-        if not isinstance(module, nn.Conv2d) or not _is_nothing_else(module, seen, name, padded.get(name)):
-            continue
-        norm = normed.get(name)
-        rectifier = rectifiers.get(id(seen.outputs[norm or name][0]))
-        chains.append((name,) if rectifier is None else (name, *([norm] if norm else []), rectifier))
-    return chains
+        given = seen.inputs[name] if type(module) in RECTIFIERS and name not in named else []
+        if all(id(t) in makers and _is_read_once(t, seen, is_overwritten=module.inplace) for t in given):
+            rectified |= {makers[id(t)]: name for t in given}
+    return [(*chain, rectified[name]) if name in rectified else (name,) for name, chain in chains.items()]
 
 
 def _is_nothing_else(convolution: nn.Conv2d, seen: Seen, name: str, pad: str | None) -> bool:
@@ -193,8 +194,8 @@ def _is_nothing_else(convolution: nn.Conv2d, seen: Seen, name: str, pad: str | N
     return uses[0].read[0] is read and uses[0].made[0] is seen.outputs[name][0]
 
 
-def _is_of_one_maker_and_reader(t: Tensor, seen: Seen, *, is_overwritten: bool) -> bool:
-    """Whether one operation has made it and a rectifier alone reads it."""
+def _is_read_once(t: Tensor, seen: Seen, *, is_overwritten: bool) -> bool:
+    """Whether a rectifier alone reads what one operation has made."""
     if is_overwritten:  # whoever has read it before that would show when the outputs are compared
         return len(seen.makers[id(t)]) == 2
     return len(seen.makers[id(t)]) == len(seen.readers[id(t)]) == 1

@@ -10,10 +10,12 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from attribution import convolutions
-from attribution.convolutions import Convolution, Geometry, Phases, Rectifier, can_fuse
+from attribution.convolutions import Convolution, Geometry, Phases, can_fuse, in_steps, rectified_conv2d
 from attribution.explain import Images, explain, resolve
-from attribution.prepare import OWN, STEPS, prepare
+from attribution.layer import Layer
+from attribution.prepare import OWN, prepare
 from attribution.question import parse
+from attribution.score import Score
 
 GEOMETRIES = [
     *product([(3, 3), (7, 7), (2, 3), (1, 1)], [(2, 2), (3, 2), (4, 4)], [(0, 0), (1, 1), (3, 2)]),
@@ -102,6 +104,7 @@ class Small(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem, self.norm, self.relu = nn.Conv2d(3, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True)
+        self.middle, self.after_sum, self.also_alone = nn.Conv2d(8, 8, 1), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 1)
         self.inner, self.outer = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
         self.read_twice, self.relu6 = nn.Conv2d(8, 8, 1), nn.ReLU6()
         self.twice, self.hardtanh = nn.Conv2d(8, 8, 1), nn.Hardtanh(-0.5, 0.5)
@@ -112,7 +115,8 @@ class Small(nn.Module):
         y = self.relu(self.norm(self.stem(x)))
         z = self.outer(self.relu(self.inner(y)))
         z += y
-        z = self.relu(z)  # the same module, and the sum lies where the convolution's output lay
+        z = self.middle(self.after_sum(z))  # the sum lies where the convolution's output lay
+        z = self.after_sum(self.also_alone(z))  # a module that is called for a sum, too, has to stay
         z = self.read_twice(z)
         z = self.relu6(z) + z
         z = self.hardtanh(self.twice(self.hardtanh(self.twice(z))))
@@ -138,6 +142,9 @@ def asked(model, images, *texts):
     return [resolve(parse(text), model, images.pixels[:1]) for text in texts]
 
 
+PLAIN = {"stem", "inner", "outer", "middle", "also_alone", "read_twice"}
+
+
 def owned(model):
     return {name for name, module in model.named_modules() if isinstance(module, Convolution)}
 
@@ -146,23 +153,24 @@ def test_only_what_a_rectifier_alone_reads_is_rectified_by_its_convolution(small
     prepared = prepare(small, asked(small, images, "saliency"), images.pixels[:1])
     assert OWN in prepared.done
     assert {name for name in owned(prepared.model) if prepared.model.get_submodule(name).ends} == {"stem", "inner"}
-    assert owned(prepared.model) == {"stem", "inner", "outer", "read_twice"}
-    assert isinstance(prepared.model.relu, Rectifier)
+    assert owned(prepared.model) == PLAIN
+    assert isinstance(prepared.model.relu, nn.Identity)
+    assert isinstance(prepared.model.after_sum, nn.ReLU)
     torch.testing.assert_close(prepared.model(images.pixels), small(images.pixels), rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize(
-    ("at", "left"), [("inner", {"stem", "outer", "read_twice"}), ("outer", {"stem", "inner", "read_twice"})]
-)
-def test_a_layer_that_the_run_names_stays_as_it_is(small, images, at, left):
+@pytest.mark.parametrize("at", ["inner", "outer"])
+def test_a_layer_that_the_run_names_stays_as_it_is(small, images, at):
     prepared = prepare(small, asked(small, images, f"input_x_gradient(at='{at}')"), images.pixels[:1])
-    assert owned(prepared.model) == left
+    assert owned(prepared.model) == PLAIN - {at}
+    # and a rectifier that it shares with others, which are not theirs then
+    assert isinstance(prepared.model.relu, nn.ReLU if at == "inner" else nn.Identity)
 
 
 def test_what_comes_between_a_convolution_and_a_rectifier_is_seen_where_the_run_names_it(small, images):
     prepared = prepare(small, asked(small, images, "input_x_gradient(at='norm')"), images.pixels[:1])
     assert prepared.model.stem.ends is None
-    assert prepared.model.inner.ends == (0, inf)
+    assert isinstance(prepared.model.relu, nn.ReLU)
 
 
 @pytest.mark.parametrize(
@@ -181,21 +189,37 @@ def test_every_method_says_the_same_of_it(small, images, text):
     torch.testing.assert_close(ours.attribution, theirs.attribution, rtol=0, atol=1e-12)
 
 
-def test_modes_see_a_convolution_and_then_a_rectifier(small, images):
+def test_modes_see_a_call_for_each_convolution(small, images):
     class Names(TorchFunctionMode):
         def __torch_function__(self, function, types, args=(), kwargs=None):
             names.append(function.__name__)
             return function(*args, **(kwargs or {}))
 
-    told = []
-    for wanted in (STEPS, [step for step in STEPS if step != OWN]):
-        names: list[str] = []
-        model = prepare(small, [], images.pixels[:1], wanted=wanted).model
-        with Names(), torch.no_grad():
-            model(images.pixels)
-        told.append([name for name in names if name not in {"__get__", "is_floating_point"}])
-    assert told[0] == told[1]
-    assert "conv2d" in told[0]
+    names: list[str] = []
+    model = prepare(small, [], images.pixels[:1]).model
+    with Names(), torch.no_grad():
+        model(images.pixels)
+    assert names.count("rectified_conv2d") == 2
+    assert names.count("conv2d") == 7  # one twice, and one that reflects
+    assert not any("convolution" in name for name in names)
+
+
+def test_in_steps_it_is_the_same():
+    x, given = torch.randn(2, 3, 12, 12), convolution(3, 2, 1).float()
+    geometry = given.stride, given.padding, given.dilation, given.groups
+    for ends in ((0, 6), (0, inf), (-0.2, 0.4)):
+        one, two = (f(x, given.weight, given.bias, *geometry, ends) for f in (rectified_conv2d, in_steps))
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-6)
+
+
+def test_what_comes_before_a_layer_is_recorded_with_them(small, images):
+    """Answered from the record, module by module, or the whole model would run for every step."""
+    prepared = prepare(small, asked(small, images, "input_x_gradient(at='reflecting')"), images.pixels[:1]).model
+    layer = Layer(Score(model=prepared, target=images.labels), prepared.reflecting)
+    features = layer.features(images.pixels)
+    tail = layer.tail(images.pixels)
+    torch.testing.assert_close(tail.score(features), layer.score(images.pixels), rtol=0, atol=1e-13)
+    assert tail.path == "replay"
 
 
 @pytest.mark.parametrize("ends", [None, (0, 6)])
