@@ -156,17 +156,21 @@ class Convolved(torch.autograd.Function):
         weight, *output = ctx.saved_tensors
         for y in output:
             gradient = _through(ctx.ends, y, gradient)
-        shape, stride = ctx.layout
-        if _has_phases(weight, ctx.geometry):
-            found = Phases.of(weight, ctx.geometry).pulled_back(gradient, shape)
-        else:
-            like = gradient.new_empty_strided(shape, stride)  # memory that nobody touches
-            backward = torch.ops.aten.convolution_backward
-            of_input = True, False, False
-            found = backward(
-                gradient, like, weight, None, *ctx.geometry[:3], False, (0, 0), ctx.geometry.groups, of_input
-            )[0]
+        found = gradient_of_input(gradient, weight, ctx.geometry, *ctx.layout)
         return found, None, None, None, None
+
+
+def gradient_of_input(
+    gradient: Tensor, weight: Tensor, geometry: Geometry, shape: torch.Size, stride: tuple[int, ...]
+) -> Tensor:
+    """What the gradient of a convolution's output comes to at its input, which has this shape and lies in these strides."""
+    if _has_phases(weight, geometry):
+        return Phases.of(weight, geometry).pulled_back(gradient, shape)
+    like = gradient.new_empty_strided(shape, stride)  # memory that nobody touches
+    found: Tensor = torch.ops.aten.convolution_backward(
+        gradient, like, weight, None, *geometry[:3], False, (0, 0), geometry.groups, (True, False, False)
+    )[0]
+    return found
 
 
 def _through(ends: Ends, y: Tensor, gradient: Tensor) -> Tensor:

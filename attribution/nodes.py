@@ -54,7 +54,7 @@ class Ruled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, *inputs: Tensor) -> Tensor:
         """Run the operation as it is; in its place if the model does so, on a copy's original where the rule reads it."""
-        ctx.call = call
+        ctx.call, ctx.forms = call, [(x.shape, x.dtype) for x in inputs]
         assert call.operation is not None
         if call.operation.writes is None:
             result: Tensor = call.operation(*inputs)
@@ -82,8 +82,7 @@ class Ruled(torch.autograd.Function):
         if call.is_last:
             # Memory for the calls that wait for theirs; and autograd adds to a gradient in place only where nobody else holds it.
             call.inputs, call.reference = [], []
-        pairs = zip(gradients, inputs, strict=False)  # results come after the inputs
-        return None, *(g.sum_to_size(x.shape).to(x.dtype) for g, x in pairs)
+        return None, *(g.sum_to_size(shape).to(dtype) for g, (shape, dtype) in zip(gradients, ctx.forms, strict=True))
 
 
 def check_rows(call: Call) -> None:

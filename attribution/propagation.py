@@ -198,7 +198,9 @@ class Lending(Watching):
         kwargs = kwargs or {}
         if self.is_aside or self._is_before_credit(args, kwargs):
             return func(*args, **kwargs)
-        inside = in_steps if func is rectified_conv2d else opened(func)
+        inside = opened(func)
+        if func is rectified_conv2d and func.__name__ not in self.rules.treatments:
+            inside = in_steps
         if inside is not None and func not in self._open:
             with self, self._opening(func):
                 return inside(*args, **kwargs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 from attribution import native
 from attribution.blocks import write_into
 from attribution.calls import Bound
+from attribution.convolutions import Geometry, gradient_of_input, in_steps, rectified_conv2d
 from attribution.nodes import Operation, Rule
-from attribution.propagation import Lending, Rules
+from attribution.propagation import Lending, Rules, Treatment
 from attribution.rules.difference import by_place, derivative
 from attribution.rules.operations import CLAMPS, CUTS, RECTIFIERS
 
@@ -69,6 +70,26 @@ def deconvolve(lending: Lending, bound: Bound) -> Any:
     return lending.apply_to_result(bound, deconvolved) if is_rectifier(bound) else bound()
 
 
+def in_a_convolution(gate: Callable[[float], Rule]) -> Treatment:
+    """The treatment of a convolution that rectifies: `gate(upper)` at what comes out of it, and the plain gradient behind that."""
+
+    def treatment(lending: Lending, bound: Bound) -> Any:
+        x, weight, _, *geometry, (low, upper) = bound.args
+        if low != 0 or upper < 1:  # see _cuts_at_zero
+            return lending.rewrite(in_steps, *bound.args)
+        passed, layout = gate(upper), (x.shape, x.stride())
+
+        def rule(
+            f: Operation, gradient: Tensor, results: Sequence[Tensor], reference: Sequence[Tensor]
+        ) -> tuple[Tensor]:
+            (signal,) = passed(f, gradient, results, reference)
+            return (gradient_of_input(signal, weight, Geometry(*geometry), *layout),)
+
+        return lending.apply_to_result(bound, rule)
+
+    return treatment
+
+
 def is_rectifier(bound: Bound) -> bool:
     """Operations that are rectifiers always, and those that are where they cut at zero, as hardtanh(0, 6) and clamp(min=0)."""
     return len(bound.credited) == 1 and (bound.name in RECTIFIERS or _cuts_at_zero(bound))
@@ -82,5 +103,14 @@ def _cuts_at_zero(bound: Bound) -> bool:
     return bool((below == 0).all() and (above == 1).all())
 
 
-GUIDED = Rules(name="guided_backprop", treatments=dict.fromkeys(RECTIFIERS | CUTS, guide), audited=False)
-DECONVOLVED = Rules(name="deconvolution", treatments=dict.fromkeys(RECTIFIERS | CUTS, deconvolve), audited=False)
+NAMES = RECTIFIERS | CUTS
+GUIDED = Rules(
+    name="guided_backprop",
+    treatments={**dict.fromkeys(NAMES, guide), rectified_conv2d.__name__: in_a_convolution(guided_step)},
+    audited=False,
+)
+DECONVOLVED = Rules(
+    name="deconvolution",
+    treatments={**dict.fromkeys(NAMES, deconvolve), rectified_conv2d.__name__: in_a_convolution(lambda _: deconvolved)},
+    audited=False,
+)

@@ -106,6 +106,7 @@ class Small(nn.Module):
         self.stem, self.norm, self.relu = nn.Conv2d(3, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True)
         self.middle, self.after_sum, self.also_alone = nn.Conv2d(8, 8, 1), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 1)
         self.inner, self.outer = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.between, self.narrow = nn.Conv2d(8, 8, 1), nn.Hardtanh(-0.5, 0.5)
         self.read_twice, self.relu6 = nn.Conv2d(8, 8, 1), nn.ReLU6()
         self.twice, self.hardtanh = nn.Conv2d(8, 8, 1), nn.Hardtanh(-0.5, 0.5)
         self.reflecting = nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
@@ -117,6 +118,7 @@ class Small(nn.Module):
         z += y
         z = self.middle(self.after_sum(z))  # the sum lies where the convolution's output lay
         z = self.after_sum(self.also_alone(z))  # a module that is called for a sum, too, has to stay
+        z = self.narrow(self.between(z))
         z = self.read_twice(z)
         z = self.relu6(z) + z
         z = self.hardtanh(self.twice(self.hardtanh(self.twice(z))))
@@ -142,7 +144,7 @@ def asked(model, images, *texts):
     return [resolve(parse(text), model, images.pixels[:1]) for text in texts]
 
 
-PLAIN = {"stem", "inner", "outer", "middle", "also_alone", "read_twice"}
+PLAIN = {"stem", "inner", "outer", "middle", "also_alone", "between", "read_twice"}
 
 
 def owned(model):
@@ -152,7 +154,7 @@ def owned(model):
 def test_only_what_a_rectifier_alone_reads_is_rectified_by_its_convolution(small, images):
     prepared = prepare(small, asked(small, images, "saliency"), images.pixels[:1])
     assert OWN in prepared.done
-    assert {name for name in owned(prepared.model) if prepared.model.get_submodule(name).ends} == {"stem", "inner"}
+    assert {name for name in owned(prepared.model) if prepared.model.get_submodule(name).ends} == {"stem", "inner", "between"}
     assert owned(prepared.model) == PLAIN
     assert isinstance(prepared.model.relu, nn.Identity)
     assert isinstance(prepared.model.after_sum, nn.ReLU)
@@ -199,7 +201,7 @@ def test_modes_see_a_call_for_each_convolution(small, images):
     model = prepare(small, [], images.pixels[:1]).model
     with Names(), torch.no_grad():
         model(images.pixels)
-    assert names.count("rectified_conv2d") == 2
+    assert names.count("rectified_conv2d") == 3
     assert names.count("conv2d") == 7  # one twice, and one that reflects
     assert not any("convolution" in name for name in names)
 
