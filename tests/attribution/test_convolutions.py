@@ -154,7 +154,11 @@ def owned(model):
 def test_only_what_a_rectifier_alone_reads_is_rectified_by_its_convolution(small, images):
     prepared = prepare(small, asked(small, images, "saliency"), images.pixels[:1])
     assert OWN in prepared.done
-    assert {name for name in owned(prepared.model) if prepared.model.get_submodule(name).ends} == {"stem", "inner", "between"}
+    assert {name for name in owned(prepared.model) if prepared.model.get_submodule(name).ends} == {
+        "stem",
+        "inner",
+        "between",
+    }
     assert owned(prepared.model) == PLAIN
     assert isinstance(prepared.model.relu, nn.Identity)
     assert isinstance(prepared.model.after_sum, nn.ReLU)
