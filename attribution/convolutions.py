@@ -7,6 +7,7 @@ two steps of the model as given.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from math import inf
 from typing import Any, NamedTuple
 
@@ -21,6 +22,9 @@ from attribution.clamp import hardtanh_
 Ends = tuple[float, float]
 """Between which a rectifier keeps its input: (0, inf) for ReLU, (0, 6) for ReLU6."""
 
+Sizes = tuple[int, ...]
+"""By rows and by columns."""
+
 FUSED = frozenset({torch.float32, torch.bfloat16})
 """Types for which oneDNN has both in one pass."""
 
@@ -28,6 +32,7 @@ FEW = 4
 """Channels of the input: a library made for tens of them leaves most of its registers empty."""
 
 
+@cache
 def can_fuse() -> bool:
     """Whether torch was built with convolutions that rectify; it uses them itself, under a private name, in what it compiles."""
     is_there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -35,11 +40,11 @@ def can_fuse() -> bool:
 
 
 class Geometry(NamedTuple):
-    """How a convolution goes over its input, by rows and by columns."""
+    """How a convolution goes over its input."""
 
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
+    stride: Sizes
+    padding: Sizes
+    dilation: Sizes
     groups: int
 
 
@@ -65,47 +70,35 @@ class Convolution(nn.Conv2d):
         return rectified_conv2d(x, self.weight, self.bias, *geometry, self.ends)
 
 
-def conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    groups: int,
-) -> Tensor:
-    """Torch's function of that name, which torch function modes take it for, with our gradient."""
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: *tuple[Sizes, Sizes, Sizes, int]) -> Tensor:
+    """Torch's function of that name, which torch function modes take it for, with our gradient.  geometry: see Geometry"""
     if has_torch_function((x,)):
-        seen: Tensor = handle_torch_function(conv2d, (x,), x, weight, bias, stride, padding, dilation, groups)
+        seen: Tensor = handle_torch_function(conv2d, (x,), x, weight, bias, *geometry)
         return seen
     if not _is_ours(x, weight):
-        return functional.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    return _convolved(x, weight, bias, Geometry(stride, padding, dilation, groups), None)
+        return functional.conv2d(x, weight, bias, *geometry)
+    return _convolved(x, weight, bias, Geometry(*geometry), None)
 
 
 def rectified_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    groups: int,
-    ends: Ends,
+    x: Tensor, weight: Tensor, bias: Tensor | None, *geometry_and_ends: *tuple[Sizes, Sizes, Sizes, int, Ends]
 ) -> Tensor:
-    """Clamp(conv2d(x, ...), *ends)."""
+    """Clamp(conv2d(x, weight, bias, *geometry), *ends)."""
     if has_torch_function((x,)):
-        called = x, weight, bias, stride, padding, dilation, groups, ends
-        seen: Tensor = handle_torch_function(rectified_conv2d, (x,), *called)
+        seen: Tensor = handle_torch_function(rectified_conv2d, (x,), x, weight, bias, *geometry_and_ends)
         return seen
     if not _is_ours(x, weight):
-        return in_steps(x, weight, bias, stride, padding, dilation, groups, ends)
-    return _convolved(x, weight, bias, Geometry(stride, padding, dilation, groups), ends)
+        return in_steps(x, weight, bias, *geometry_and_ends)
+    geometry, ends = geometry_and_ends[:4], geometry_and_ends[4]
+    return _convolved(x, weight, bias, Geometry(*geometry), ends)
 
 
-def in_steps(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+def in_steps(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *geometry_and_ends: *tuple[Sizes, Sizes, Sizes, int, Ends]
+) -> Tensor:
     """`rectified_conv2d` as two calls, which a mode sees."""
-    y, ends = conv2d(x, weight, bias, *geometry[:-1]), geometry[-1]
+    geometry, ends = geometry_and_ends[:4], geometry_and_ends[4]
+    y = conv2d(x, weight, bias, *geometry)
     if torch.compiler.is_compiling():
         return functional.hardtanh(y, *ends)
     return functional.relu(y, inplace=True) if ends == (0, inf) else hardtanh_(y, *ends)
@@ -127,7 +120,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry,
     if ends is None:
         return functional.conv2d(x, weight, bias, *geometry)
     if x.dtype not in FUSED or not len(x) or not can_fuse():
-        return functional.hardtanh(functional.conv2d(x, weight, bias, *geometry), *ends, inplace=True)
+        return in_steps(x, weight, bias, *geometry, ends)
     operation, numbers = ("relu", []) if ends == (0, inf) else ("hardtanh", list(ends))
     steps, sides, holes = map(list, geometry[:3])
     y: Tensor = torch.ops.mkldnn._convolution_pointwise(  # noqa: SLF001  # see can_fuse
@@ -165,7 +158,7 @@ def gradient_of_input(
 ) -> Tensor:
     """What the gradient of a convolution's output comes to at its input, which has this shape and lies in these strides."""
     if _has_phases(weight, geometry):
-        return Phases.of(weight, geometry).pulled_back(gradient, shape)
+        return Phases.of(weight, geometry).pulled_back(gradient, shape)  # made anew: of few channels it is soon made
     like = gradient.new_empty_strided(shape, stride)  # memory that nobody touches
     found: Tensor = torch.ops.aten.convolution_backward(
         gradient, like, weight, None, *geometry[:3], False, (0, 0), geometry.groups, (True, False, False)
