@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from attribution import native
 from attribution.blocks import moved
 from attribution.calls import Bound
 from attribution.errors import ModelError
 from attribution.kept import Kept
+from attribution.rules.operations import CLAMPS
 
 Operation = Callable[..., Any]
 """An operation as a function of the tensors that carry credit alone."""
@@ -64,7 +66,7 @@ class Ruled(torch.autograd.Function):
         if not call.keeps_inputs:
             call.operation.written(inputs[0])
         elif copy is None:
-            call.inputs = [Kept(moved(inputs[0], call.operation.written))]
+            call.inputs = [Kept(_moved(inputs[0], call.operation))]
         else:
             call.inputs = [Kept(copy)]
             call.operation.written(inputs[0])
@@ -83,6 +85,12 @@ class Ruled(torch.autograd.Function):
             # Memory for the calls that wait for theirs; and autograd adds to a gradient in place only where nobody else holds it.
             call.inputs, call.reference = [], []
         return None, *(g.sum_to_size(shape).to(dtype) for g, (shape, dtype) in zip(gradients, ctx.forms, strict=True))
+
+
+def _moved(x: Tensor, operation: Bound) -> Tensor:
+    """A copy of x, over which the operation is then written."""
+    copy = native.moved(x, CLAMPS[operation.name](operation)) if operation.name in CLAMPS else None
+    return moved(x, operation.written) if copy is None else copy
 
 
 def check_rows(call: Call) -> None:

@@ -96,6 +96,9 @@ def is_rectifier(bound: Bound) -> bool:
 
 
 def _cuts_at_zero(bound: Bound) -> bool:
+    if bound.name in CLAMPS and bound.is_of_one_tensor:
+        low, high = CLAMPS[bound.name](bound)
+        return low == 0 and high >= 1
     # On the CPU where the call has no other tensor, so that no device is waited for.
     (x,) = bound.credited
     ends = (torch.tensor([n], dtype=x.dtype, device="cpu" if bound.is_of_one_tensor else x.device) for n in (-1, 1))

@@ -189,8 +189,12 @@ def batch_norms(eps: float, by_weight: Mapping[int, LinearRule]) -> Treatment:
         x, weight, bias, mean, variance, training, _, epsilon = bound.args[:8]
         if training or len(bound.credited) != 1:
             return bound()
-        shape = (-1, *([1] * (x.dim() - 2)))
         scale = (variance + epsilon).rsqrt() * (1 if weight is None else weight.detach())
+        rule = by_weight.get(id(weight), Epsilon(eps))
+        if isinstance(rule, Epsilon) and not lending.counts:
+            before = inherited(lending, x, rule.eps)
+            return lending.apply_to_result(bound, damped_scale(rule.eps, scale, before))
+        shape = (-1, *([1] * (x.dim() - 2)))
         shift = -mean * scale + (0 if bias is None else bias.detach())
         layer = LinearLayer(
             lambda x, w, b: x * cast("Tensor", w).reshape(shape) + (0 if b is None else b.reshape(shape)),
@@ -198,10 +202,6 @@ def batch_norms(eps: float, by_weight: Mapping[int, LinearRule]) -> Treatment:
             shift,
             shape,
         )
-        rule = by_weight.get(id(weight), Epsilon(eps))
-        if isinstance(rule, Epsilon) and not lending.counts:
-            before = inherited(lending, x, rule.eps)
-            return lending.apply_to_result(bound, damped_scale(rule.eps, scale, before))
         return rule.treat(lending, bound, layer)
 
     return treatment

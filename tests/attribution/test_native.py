@@ -1,9 +1,10 @@
 """Compiled steps give what torch's operations give one by one, to the bit, wherever they run; without them the rules are the same."""
 
-from math import inf, nan
+from math import inf
 
 import pytest
 import torch
+from clamps import ENDS, LAYOUTS, numbers, rescaled, same
 from torch.nn import functional
 
 from attribution import native
@@ -13,47 +14,9 @@ from attribution.rules.operations import CLAMPS
 
 needs_library = pytest.mark.skipif(native.library() is None, reason="installed without a C compiler")
 
-LAYOUTS = {
-    "contiguous": lambda t: t,
-    "channels last": lambda t: t.to(memory_format=torch.channels_last),
-    "strided": lambda t: torch.stack([t, t], -1)[..., 0],
-}
-ENDS = {"relu": (0.0, inf), "relu6": (0.0, 6.0), "hardtanh": (-1.0, 1.0)}
-
-
-def numbers(dtype, *shape, seed=0):
-    """Many at and next to the ends of clamps and equal to the reference's; some zero, infinite or no number."""
-    drawn = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 3
-    special = torch.tensor([-1.0, 0.0, -0.0, 1.0, 6.0, 1e-30, -1e-30, 2.5, inf, -inf, nan], dtype=dtype)
-    which = torch.randint(0, 3 * len(special), shape, generator=torch.Generator().manual_seed(seed + 7))
-    chosen = torch.where(which < len(special), special[which.clamp(max=len(special) - 1)], drawn)
-    up = torch.nextafter(chosen, torch.full_like(chosen, 9))
-    return torch.where(which % 5 == 0, up, chosen)
-
-
-class Clamp:
-    """The operation as a rule gets it."""
-
-    is_of_one_tensor = True
-
-    def __init__(self, ends, gives_inputs):
-        self.ends, self.gives_inputs = ends, gives_inputs
-
-    def __call__(self, x):
-        return x.clamp(*self.ends)
-
-
-def rescaled(ends, gradient, x, r, gives_inputs=False):
-    (credit,) = difference.rescale_clamp(*ends)(Clamp(ends, gives_inputs), gradient, [x.clone()], [r])
-    return credit
-
 
 def without(monkeypatch):
     monkeypatch.setattr(native, "library", lambda: None)
-
-
-def same(ours, theirs):
-    return torch.equal(ours.nan_to_num(77, 78, 79), theirs.nan_to_num(77, 78, 79))
 
 
 # 40 columns are one thread's; 60,000 are shared, and no multiple of a vector
