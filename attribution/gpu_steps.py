@@ -98,7 +98,7 @@ def _kept(z, EPS: tl.constexpr, REAL: tl.constexpr):
     return tl.where(kept != kept, 1.0, kept)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks"])
 def _rescale(
     out,
     x,
@@ -126,7 +126,7 @@ def _rescale(
     tl.store(out + row * width + columns, tl.where(a == b, slope_at_b, slope) * g, mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks"])
 def _damp(
     out,
     z,
@@ -154,7 +154,7 @@ def _damp(
     tl.store(out + row * width + columns, signal, mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks"])
 def _guide(out, y, gradient, width, blocks, HIGH: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr):
     """The gradient where it is not negative and 0 < y < high."""
     row, columns, there = _place(width, blocks, BLOCK)
@@ -163,7 +163,7 @@ def _guide(out, y, gradient, width, blocks, HIGH: tl.constexpr, REAL: tl.constex
     tl.store(out + row * width + columns, tl.where((b <= 0) | (b >= HIGH) | (g < 0), 0.0, g), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks"])
 def _clamp(out, x, width, blocks, LOW: tl.constexpr, HIGH: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr):
     row, columns, there = _place(width, blocks, BLOCK)
     a = tl.load(x + row * width + columns, mask=there)

@@ -204,7 +204,11 @@ def _centred(t: Tensor, dims: tuple[int, ...], centred: bool) -> Tensor:
     return t - t.mean(dims, keepdim=True) if centred else t
 
 
-def winner(flat_dims: int) -> Callable[..., tuple[Tensor]]:
+Spread = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(signal of the maxima, their places, x) -> credit of x: each maximum's signal added up at its place."""
+
+
+def winner(flat_dims: int, spread: Spread | None = None) -> Callable[..., tuple[Tensor]]:
     """A maximum over windows that may overlap: y - y' goes to the place that won in the pass whose maximum is larger.
 
     There x - r is at least as large as y - y', so that the multiplier lies between 0 and 1. Inputs are x, its maxima and
@@ -217,8 +221,11 @@ def winner(flat_dims: int) -> Callable[..., tuple[Tensor]]:
         place = torch.where(y >= y_r, place, place_r)
         distance = x.gather(-1, place) - r.gather(-1, place)
         share = torch.where(distance == 0, 1, (y - y_r) / distance)
-        credit = torch.zeros_like(x).scatter_add_(-1, place, gradient.flatten(-flat_dims) * share)
-        return (credit.reshape(inputs[0].shape),)
+        signal = gradient.flatten(-flat_dims) * share
+        if spread is None or x.is_cpu:
+            return (torch.zeros_like(x).scatter_add_(-1, place, signal).reshape(inputs[0].shape),)
+        # With its algorithms fixed a GPU would sort the places to add at them.
+        return (spread(signal.view_as(inputs[1]), place.view_as(inputs[2]), inputs[0]),)
 
     return rule
 

@@ -143,7 +143,8 @@ def max_pools(lending: Lending, bound: Bound) -> Any:
     # Of the compiled functions, adaptive ones always give indices and others by their name; the Python ones when asked.
     is_compiled, spelling = not isinstance(bound.function, FunctionType), bound.function.__name__.partition(".")[0]
     in_pairs = is_compiled and (spelling.startswith("adaptive") or spelling.endswith("indices"))
-    output = known(lending, bound, values, int(bound.name[-2]), places)
+    rule = difference.winner(int(bound.name[-2]), pool_spread(bound) if bound.name == "max_pool2d" else None)
+    output = known(lending, bound, values, rule, places)
     return (output, places) if bound.kwargs.get("return_indices", in_pairs) else output
 
 
@@ -152,13 +153,28 @@ def largest(lending: Lending, bound: Bound) -> Any:
     if bound.argument(1, "dim", ()) != -1 or not bound.argument(2, "keepdim", False):
         return lending.rewrite(rewrites.largest, *bound.args, **bound.kwargs)
     values, places = bound.credited[0].detach().max(-1, keepdim=True)
-    return known(lending, bound, values, 1, places)
+    return known(lending, bound, values, difference.winner(1), places)
 
 
-def known(lending: Lending, bound: Bound, values: Tensor, flat_dims: int, places: Tensor) -> Tensor:
+def known(lending: Lending, bound: Bound, values: Tensor, rule: Rule, places: Tensor) -> Tensor:
     """A maximum of which the values and the places are computed already."""
     bound.function = lambda *_args, **_kwargs: values
-    return lending.apply(bound, difference.winner(flat_dims), values, places)  # type: ignore[no-any-return]  # a tensor
+    return lending.apply(bound, rule, values, places)  # type: ignore[no-any-return]  # a tensor
+
+
+def pool_spread(bound: Bound) -> difference.Spread:
+    """As the pool's own gradient adds up, which knows which windows have a place.  max_pool2d(x, kernel, stride, padding, dilation, ceil)"""
+    names, default = ("kernel_size", "stride", "padding", "dilation"), (None, None, 0, 1)
+    settings = [bound.argument(i + 1, name, default[i]) for i, name in enumerate(names)]
+    kernel, stride, padding, dilation = ([] if s is None else [s] if isinstance(s, int) else list(s) for s in settings)
+    ceil = bool(bound.argument(5, "ceil_mode", default=False))
+
+    def spread(signal: Tensor, places: Tensor, x: Tensor) -> Tensor:
+        pooled = torch.ops.aten.max_pool2d_with_indices_backward
+        credit: Tensor = pooled(signal, x, kernel, stride, padding, dilation, ceil, places)
+        return credit
+
+    return spread
 
 
 def carries(bound: Bound, position: int) -> bool:

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from attribution.audit import uncovered
+from attribution.calls import Bound
 from attribution.propagation import lent
+from attribution.rules import rescale
 from attribution.rules.linear import Alpha1Beta0, Epsilon, Gamma, Identity
 from attribution.rules.rectified import DECONVOLVED, GUIDED
 from attribution.rules.relevance import relevance
@@ -183,7 +185,7 @@ def multipliers(f, x, r, rules=RESCALE):
     leaf = x.clone().requires_grad_()
     with lent(rules) as lending:
         y = f(leaf * 1)
-    weights = randn(*y.shape, seed=3)
+    weights = randn(*y.shape, seed=3).to(y)
     with lending.reference():
         y_r = f(r * 1)
     score = (y * weights).sum()
@@ -272,6 +274,41 @@ def test_overlapping_max_pool_by_loops():
             expected[a, b] += w[0, 0, i, j] * share
             assert 0 <= share <= 1
     torch.testing.assert_close(m[0, 0], expected)
+
+
+POOLED = {
+    "overlapping": ((3, 2, 1), {}),
+    "of stride its kernel": ((2,), {}),
+    "dilated": ((2, 1, 0, 2), {}),
+    "by name, in ceil mode": ((), {"kernel_size": (3, 2), "stride": (2, 2), "padding": (1, 0), "ceil_mode": True}),
+}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("settings", POOLED)
+def test_signals_of_a_pool_add_up_as_its_gradient_does_wherever_the_places_are(layout, settings):
+    args, kwargs = POOLED[settings]
+    x = randn(2, 3, 9, 8).contiguous(memory_format=layout)
+    _, elsewhere = F.max_pool2d(randn(2, 3, 9, 8, seed=1), *args, **kwargs, return_indices=True)
+    signal = randn(*elsewhere.shape, seed=2)
+    spread = rescale.pool_spread(Bound("max_pool2d", F.max_pool2d, (x, *args), kwargs))
+    expected = torch.zeros_like(x).flatten(2).scatter_add_(2, elsewhere.flatten(2), signal.flatten(2))
+    torch.testing.assert_close(spread(signal, elsewhere, x), expected.view_as(x))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("settings", POOLED)
+def test_a_gpu_adds_the_signals_of_a_pool_where_cores_do(layout, settings):
+    args, kwargs = POOLED[settings]
+    x, r = (randn(2, 3, 9, 8, seed=seed).contiguous(memory_format=layout) for seed in (0, 1))
+
+    def pool(x):
+        return F.max_pool2d(x, *args, **kwargs)
+
+    (ours, *_), (cores, *_) = (multipliers(pool, x.to(device), r.to(device)) for device in ("cuda", "cpu"))
+    torch.testing.assert_close(ours.cpu(), cores)
 
 
 def test_softmax_shares_do_not_depend_on_batch_mates_or_shifts():
