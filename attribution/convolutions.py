@@ -1,4 +1,4 @@
-"""Convolutions as a core does them fastest: the rectifier behind them in the same pass over memory, the gradient of few channels at once.
+"""Convolutions as a core or a GPU does them fastest: the rectifier behind them in the same pass over memory, the gradient of few channels at once.
 
 A torch function mode sees `conv2d`, as of torch's own, or `rectified_conv2d`; rules, which have none for that, take it in the
 two steps of the model as given.
@@ -6,10 +6,10 @@ two steps of the model as given.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from math import inf
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +17,14 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import handle_torch_function, has_torch_function
 
+from attribution import native
+from attribution.arithmetic import arithmetic
 from attribution.clamp import hardtanh_
-
-Ends = tuple[float, float]
-"""Between which a rectifier keeps its input: (0, inf) for ReLU, (0, 6) for ReLU6."""
-
-Sizes = tuple[int, ...]
-"""By rows and by columns."""
+from attribution.geometry import Ends, Geometry, Sizes
+from attribution.phases import has_phases, phases_of
 
 FUSED = frozenset({torch.float32, torch.bfloat16})
 """Types for which oneDNN has both in one pass."""
-
-FEW = 4
-"""Channels of the input: a library made for tens of them leaves most of its registers empty."""
 
 
 @cache
@@ -37,15 +32,6 @@ def can_fuse() -> bool:
     """Whether torch was built with convolutions that rectify; it uses them itself, under a private name, in what it compiles."""
     is_there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return is_there and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-
-
-class Geometry(NamedTuple):
-    """How a convolution goes over its input."""
-
-    stride: Sizes
-    padding: Sizes
-    dilation: Sizes
-    groups: int
 
 
 class Convolution(nn.Conv2d):
@@ -105,60 +91,123 @@ def in_steps(
 
 
 def _is_ours(x: Tensor, weight: Tensor) -> bool:
-    """Whether it is on a core, with frozen weights; a compiler decides itself what it puts together."""
-    return x.is_cpu and not weight.requires_grad and not torch.compiler.is_compiling()
+    """Whether weights are frozen; a compiler decides itself what it puts together."""
+    return (x.is_cpu or x.is_cuda) and not weight.requires_grad and not torch.compiler.is_compiling()
+
+
+def _kernels(x: Tensor, weight: Tensor, geometry: Geometry) -> ModuleType | None:
+    """The kernels for a GPU, if they are for this."""
+    if not (is_on_gpu(x) and arithmetic.by_kernels) or (kernels := on_gpu(x.device)) is None:
+        return None
+    is_exact = x.dtype is torch.float32 and not arithmetic.bf16x3
+    if x.dtype is torch.float64 or (is_exact and not kernels.is_depthwise(weight, geometry.groups)):
+        return None
+    return kernels if kernels.can(x, weight, geometry) else None
+
+
+def is_on_gpu(x: Tensor) -> bool:
+    """Whether it lies where kernels are for."""
+    return x.is_cuda
+
+
+@cache
+def on_gpu(device: torch.device) -> ModuleType | None:
+    """`gpu.convolutions`, where Triton can compile for this GPU."""
+    if native.on_gpu(device) is None:
+        return None
+    from attribution.gpu import convolutions as kernels  # no core needs Triton
+
+    return kernels
 
 
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ends: Ends | None) -> Tensor:
     if not (torch.is_grad_enabled() and x.requires_grad):
         return _forward(x, weight, bias, geometry, ends)
-    y: Tensor = Convolved.apply(x, weight, bias, geometry, ends)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    y: Tensor = Convolved.apply(x, weight, bias, geometry, ends, _gate_of(x, weight, geometry))  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return y
 
 
-def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ends: Ends | None) -> Tensor:
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ends: Ends | None, terms: int = 3
+) -> Tensor:
+    if (kernels := _kernels(x, weight, geometry)) is not None:
+        y: Tensor = kernels.convolve(x, weight, bias, geometry, ends, terms)
+        return y
     if ends is None:
         return functional.conv2d(x, weight, bias, *geometry)
-    if x.dtype not in FUSED or not len(x) or not can_fuse():
+    if not x.is_cpu or x.dtype not in FUSED or not len(x) or not can_fuse():
         return in_steps(x, weight, bias, *geometry, ends)
     operation, numbers = ("relu", []) if ends == (0, inf) else ("hardtanh", list(ends))
     steps, sides, holes = map(list, geometry[:3])
-    y: Tensor = torch.ops.mkldnn._convolution_pointwise(  # noqa: SLF001  # see can_fuse
+    fused: Tensor = torch.ops.mkldnn._convolution_pointwise(  # noqa: SLF001  # see can_fuse
         x, weight, bias, sides, steps, holes, geometry.groups, operation, numbers, ""
     )
-    return y
+    return fused
 
 
 class Convolved(torch.autograd.Function):
-    """A convolution by constant weights. It holds its output where that is rectified, and not its input as torch's own does."""
+    """A convolution by constant weights. It holds its output where that is rectified, and not its input as torch's own does.
+
+    On a GPU the gradient that it hands to another one of its kind is gated there already, in the pass over memory that makes it.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ends: Ends | None
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: Geometry,
+        ends: Ends | None,
+        gate: Ends | None,
     ) -> Tensor:
-        """(n, c, h, w) -> (n, k, h', w')"""
+        """(n, c, h, w) -> (n, k, h', w').  gate: the ends of the convolution that made x and will let its gradient pass"""
         y = _forward(x, weight, bias, geometry, ends)
-        ctx.save_for_backward(weight, *(() if ends is None else (y,)))
-        ctx.geometry, ctx.ends, ctx.layout = geometry, ends, (x.shape, x.stride())
+        ctx.save_for_backward(weight, *(() if ends is None else (y,)), *(() if gate is None else (x,)))
+        ctx.geometry, ctx.ends, ctx.gate, ctx.layout = geometry, ends, gate, (x.shape, x.stride())
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """What torch's own gradient of the input is, up to the order of its sums."""
-        weight, *output = ctx.saved_tensors
-        for y in output:
-            gradient = _through(ctx.ends, y, gradient)
-        found = gradient_of_input(gradient, weight, ctx.geometry, *ctx.layout)
-        return found, None, None, None, None
+        weight, *held = ctx.saved_tensors
+        if ctx.ends is not None and not _is_gated(gradient):
+            gradient = _through(ctx.ends, held[0], gradient)
+        if ctx.gate is None:
+            found = gradient_of_input(gradient, weight, ctx.geometry, *ctx.layout)
+        else:
+            kernels, terms = on_gpu(gradient.device), arithmetic.gradient_terms
+            assert kernels is not None
+            found = kernels.pulled_back(gradient, weight, ctx.geometry, ctx.layout[0], terms, held[-1], ctx.gate)
+            found.gated_at = found._version  # noqa: SLF001  # as long as nobody adds to it, in place or otherwise
+        return found, None, None, None, None, None
+
+
+def _gate_of(x: Tensor, weight: Tensor, geometry: Geometry) -> Ends | None:
+    """The ends of the rectifying convolution of ours that made x: what its own node lets pass, this one's kernel may."""
+    node: Any = x.grad_fn
+    if node is None or getattr(node, "_forward_cls", None) is not Convolved:
+        return None
+    kernels = _kernels(x, weight, geometry)
+    ends: Ends | None = node.ends
+    return ends if kernels is not None and kernels.can_pull_back(geometry) else None
+
+
+def _is_gated(gradient: Tensor) -> bool:
+    """Whether this is still what one of our kernels made, and nothing else flows into it."""
+    return getattr(gradient, "gated_at", None) == gradient._version  # noqa: SLF001  # torch has no public name for it
 
 
 def gradient_of_input(
     gradient: Tensor, weight: Tensor, geometry: Geometry, shape: torch.Size, stride: tuple[int, ...]
 ) -> Tensor:
     """What the gradient of a convolution's output comes to at its input, which has this shape and lies in these strides."""
-    if _has_phases(weight, geometry):
-        return Phases.of(weight, geometry).pulled_back(gradient, shape)  # made anew: of few channels it is soon made
+    if has_phases(weight, geometry):
+        return phases_of(weight, geometry).pulled_back(gradient, shape, _of_gradients)
+    if (kernels := _kernels(gradient, weight, geometry)) is not None and kernels.can_pull_back(geometry):
+        pulled: Tensor = kernels.pulled_back(gradient, weight, geometry, shape, arithmetic.gradient_terms)
+        return pulled
     like = gradient.new_empty_strided(shape, stride)  # memory that nobody touches
     found: Tensor = torch.ops.aten.convolution_backward(
         gradient, like, weight, None, *geometry[:3], False, (0, 0), geometry.groups, (True, False, False)
@@ -176,63 +225,5 @@ def _through(ends: Ends, y: Tensor, gradient: Tensor) -> Tensor:
     return passed
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Phases:
-    """The gradient of a convolution that steps over its input by s, as one convolution by step 1.
-
-    The input's pixels s i + p, for each phase p < s, get theirs from the same outputs i + d: input channels and phases together
-    are the channels of a convolution of the output's gradient (Shi et al. 2016, arXiv:1609.05158, has the same for upsampling).
-    A library's own gradient of three channels takes several times as long as the forward pass.
-    """
-
-    kernel: Tensor
-    """(s s' c, k, n, n'): of each phase and channel, the weights of the outputs from `first` on."""
-    first: tuple[int, int]
-    """The first output i + d that a pixel of block i has part in."""
-    steps: tuple[int, int]
-
-    @classmethod
-    def of(cls, weight: Tensor, geometry: Geometry) -> Phases:
-        """Sort the kernel's places by the phase of the pixels that they meet.  weight (k, c, h, w)"""
-        counts, firsts = list[int](), list[int]()
-        for size, step, padding in zip(weight.shape[2:], geometry.stride, geometry.padding, strict=True):
-            # Pixel s i + p meets output i + d at the kernel's place p + padding - s d.
-            first, last = -((size - 1 - padding) // step), (step - 1 + padding) // step
-            count = last - first + 1
-            before = step * last - padding
-            weight = functional.pad(weight.transpose(2, 3), (before, count * step - size - before))
-            counts.append(count)
-            firsts.append(first)
-        (down, across), (s, t) = counts, (geometry.stride[0], geometry.stride[1])
-        # -> (k, c, place d, phase, place d', phase'), places counted from the last output back
-        parts = weight.reshape(*weight.shape[:2], down, s, across, t).permute(3, 5, 1, 0, 2, 4).flip(4, 5)
-        kernel = parts.reshape(-1, weight.shape[0], down, across)
-        # Without the outputs that no pixel has part in, as where a padding that was folded has put zeros around the kernel.
-        rows, columns = (kernel.ne(0).flatten(0, 1).any(0).any(dim).nonzero().flatten().tolist() for dim in (1, 0))
-        if not rows:
-            rows = columns = [0]
-        kernel = kernel[:, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        met = firsts[0] + rows[0], firsts[1] + columns[0]
-        return cls(kernel.contiguous(memory_format=torch.channels_last), met, (s, t))
-
-    def pulled_back(self, gradient: Tensor, shape: torch.Size) -> Tensor:
-        """The input's gradient, from that of the output.  -> shape"""
-        blocks, pads, starts = list[int](), list[int](), list[int]()
-        each = zip(shape[2:], gradient.shape[2:], self.kernel.shape[2:], self.first, self.steps, strict=True)
-        for extent, outputs, count, first, step in each:
-            needed = -(-extent // step)
-            pad = max(-first, needed - 1 + first + count - outputs, 0)  # on both sides, for the wider one
-            blocks.append(needed)
-            pads.append(pad)
-            starts.append(pad + first)
-        found = functional.conv2d(gradient, self.kernel, padding=pads)
-        (top, left), (down, across), (s, t) = starts, blocks, self.steps
-        found = found[:, :, top : top + down, left : left + across].permute(0, 2, 3, 1)
-        pixels = found.reshape(-1, down, across, s, t, shape[1]).transpose(2, 3)
-        return pixels.reshape(-1, down * s, across * t, shape[1])[:, : shape[2], : shape[3]].permute(0, 3, 1, 2)
-
-
-def _has_phases(weight: Tensor, geometry: Geometry) -> bool:
-    """Few channels, stepped over: where one convolution for all phases pays."""
-    is_plain = geometry.groups == 1 and tuple(geometry.dilation) == (1, 1)
-    return is_plain and weight.shape[1] <= FEW and max(geometry.stride) > 1
+def _of_gradients(gradient: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
+    return _forward(gradient, kernel, None, geometry, None, arithmetic.gradient_terms)

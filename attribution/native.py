@@ -131,13 +131,13 @@ def on_gpu(device: torch.device) -> Steps | None:
     if find_spec("triton") is None:
         return None
     try:
-        from attribution import gpu_steps
+        from attribution.gpu import steps
 
-        gpu_steps.trial(device)
+        steps.trial(device)
     except Exception as error:  # noqa: BLE001  # no C compiler, an older GPU, another Triton: torch's operations are there
         logger.warning("rules take their steps with torch's operations: %s", str(error).strip().split("\n", 1)[0])
         return None
-    return gpu_steps
+    return steps
 
 
 @cache

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attribution.arithmetic import by_torch_alone
 from attribution.bundle import parts_of
 from attribution.errors import ModelError
 from attribution.hooks import Place
@@ -103,7 +104,7 @@ def prepare(
     return Prepared(prepared, tuple(done), tuple(refused))
 
 
-COMPILED_TOLERANCE = {
+KERNELS_TOLERANCE = {
     torch.float64: (1e-9, 1e-9),
     torch.float32: (1e-4, 0.05),
     torch.float16: (0.02, 0.4),
@@ -119,15 +120,39 @@ def compiled(model: nn.Module, rows: Tensor, backend: str = "inductor") -> Calla
 
     What a compiler can't take is its own error; a result that moves is a ModelError.
     """
-    fast = torch.compile(model, dynamic=False, backend=backend)
+    fast: Callable[..., Any] = torch.compile(model, dynamic=False, backend=backend)
+    if reason := _moves(_told(fast, rows), _told(model, rows)):
+        raise ModelError(f"compiling moves {reason}")
+    return fast
+
+
+def as_by_torch(model: nn.Module, rows: Tensor) -> str:
+    """Why the kernels of ours that the model uses on a GPU are not to be used, if so: what they move, or what they die of.
+
+    rows (n, C, H, W), in the model's type and on its device.
+    """
+    with by_torch_alone():
+        by_torch = _told(model, rows)
+    try:
+        return _moves(_told(model, rows), by_torch)
+    except Exception as error:  # noqa: BLE001  # a kernel's compiler fails in ways of its own; torch's kernels have just worked
+        return f"{type(error).__name__}: {str(error).strip()[:200]}"
+
+
+def _moves(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> str:
+    """How far output and gradient are from those of the same arithmetic, if that is too far."""
+    moved, bent = (_relative(one.double(), other.double()) for one, other in zip(ours, theirs, strict=True))
+    most_moved, most_bent = KERNELS_TOLERANCE[theirs[0].dtype]
+    if moved <= most_moved and bent <= most_bent:
+        return ""
+    return f"the output by {moved:.1e} and its gradient by {bent:.1e}"
+
+
+def _told(model: Callable[..., Any], rows: Tensor) -> tuple[Tensor, Tensor]:
+    """A pass's output as numbers, taken without a graph, and its gradient."""
     with torch.no_grad():
-        moved = _relative(_weighted_sum(fast(rows)).double(), _weighted_sum(model(rows)).double())
-    bent = _relative(*(_slope(f, rows).double() for f in (fast, model)))
-    most_moved, most_bent = COMPILED_TOLERANCE[rows.dtype]
-    if not (moved <= most_moved and bent <= most_bent):
-        raise ModelError(f"compiling moves the output by {moved:.1e} and its gradient by {bent:.1e}")
-    forward: Callable[..., Any] = fast
-    return forward
+        output = _weighted_sum(model(rows))
+    return output, _slope(model, rows)
 
 
 def _slope(model: Callable[..., Any], rows: Tensor) -> Tensor:

@@ -15,7 +15,9 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from attribution.clamp import InPlaceHardtanh
-from attribution.convolutions import FEW, Convolution, Ends
+from attribution.convolutions import Convolution
+from attribution.geometry import Ends
+from attribution.phases import FEW
 from attribution.seen import RECTIFIERS, Seen, is_plain_norm
 
 Pair = tuple[str, str]

@@ -82,7 +82,7 @@ class Bench:
             return [answer.attribution]
 
         kind = self.device.type
-        choice = settled(kind, [question], image_count=A_LONG_RUN) or choose(available(kind), maps_in)
+        choice = settled(kind, [question], image_count=A_LONG_RUN) or choose(available(kind, self.given), maps_in)
         self.use(choice.precision)
         return f"  {choice.precision} of " + ", ".join(f"{name} {kept:.3f}" for name, kept in choice.tried.items())
 

@@ -28,7 +28,7 @@ def main() -> None:
     bench = Bench(asked)
     photographs = bench.images
     print(f"{asked.model}, {len(photographs)} images, {asked.rows} rows per pass, {machine()}", flush=True)
-    faster = available(bench.device.type) or ("bfloat16",)
+    faster = available(bench.device.type, bench.given) or ("bfloat16",)
     for text in asked.methods.split(";"):
         question = bench.question(text)
         commands, maps = {}, {}

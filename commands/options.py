@@ -54,7 +54,9 @@ def run_options(command: F) -> F:
             ),
             click.option(
                 "--precision",
-                type=Precision(["auto", "float32", "tf32-backward", "tf32", "bfloat16", "float16", "float64"]),
+                type=Precision(
+                    ["auto", "float32", "tf32-backward", "tf32", "bf16x3", "bfloat16", "float16", "float64"]
+                ),
                 help="What the model computes in; auto: the fastest that keeps the maps. Also fp32, bf16, fp16.",
             ),
             click.option("--batch", "rows_per_pass", type=int, help="Rows a pass."),

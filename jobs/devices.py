@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attribution.prepare import LAYOUT, OWN, STEPS, Prepared, compiled, prepare
+from attribution.arithmetic import arithmetic, bfloat16_gradients
+from attribution.convolutions import on_gpu
+from attribution.prepare import LAYOUT, OWN, STEPS, Prepared, as_by_torch, compiled, prepare
 from attribution.question import Question
 from jobs.models import Loaded
 
@@ -31,6 +33,7 @@ def use_device(precision: str, threads: int, *, wants_gpu: bool) -> torch.device
         return torch.device("cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
+    arithmetic.bf16x3 = precision == "bf16x3"
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     # It would fill every new array with NaN, for debugging: a pass over memory more.
@@ -54,7 +57,7 @@ def tf32(*, allowed: bool = True) -> Iterator[None]:
 
 def backward_under(precision: str) -> Callable[[], AbstractContextManager[None]]:
     """What a run of this precision takes its gradients under."""
-    return tf32 if precision == "tf32-backward" else nullcontext
+    return {"tf32-backward": tf32, "bf16x3": bfloat16_gradients}.get(precision, nullcontext)
 
 
 def prepare_model(
@@ -66,10 +69,20 @@ def prepare_model(
     """
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(1, 3, *loaded.preprocessing.crop, generator=generator).to(device)
-    pays = {LAYOUT: _layout_pays(loaded.model, precision, device), OWN: device.type == "cpu"}
+    has_kernels = device.type == "cpu" or on_gpu(device) is not None
+    pays = {LAYOUT: _layout_pays(loaded.model, precision, device), OWN: has_kernels}
     wanted = [step for step in STEPS if pays.get(step, True)]
     prepared = prepare(loaded.model.to(device), questions, example, score, wanted)
-    return replace(prepared, model=prepared.model.to(dtype=DTYPES.get(precision)))
+    prepared = replace(prepared, model=prepared.model.to(dtype=DTYPES.get(precision)))
+    if device.type == "cpu" or OWN not in prepared.done or precision == "float64":
+        return prepared
+    reason = as_by_torch(prepared.model, example.to(dtype=DTYPES.get(precision)))
+    if not reason:
+        return prepared
+    logger.warning("own convolutions refused", extra={"reason": reason})
+    prepared = prepare(loaded.model, questions, example, score, [step for step in wanted if step != OWN])
+    refused = (*prepared.refused, f"{OWN}: {reason}")
+    return replace(prepared, model=prepared.model.to(dtype=DTYPES.get(precision)), refused=refused)
 
 
 def _layout_pays(model: nn.Module, precision: str, device: torch.device) -> bool:

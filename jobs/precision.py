@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from attribution import convolutions
 from attribution.question import Question
 from jobs.decoding import decode_piece
 from jobs.devices import prepare_model, use_device
@@ -34,7 +35,7 @@ TRIAL_ROWS_PER_PASS = 64
 WORTH = 20
 """A run shorter than so many trials would spend more on choosing than it gains."""
 
-FASTEST_FIRST: tuple[Precision, ...] = ("float16", "bfloat16", "tf32", "tf32-backward")
+FASTEST_FIRST: tuple[Precision, ...] = ("float16", "bfloat16", "bf16x3", "tf32", "tf32-backward")
 """In the order of speed on every GPU that has them; not timed, so that equal specs choose alike."""
 
 PROCESSORS = Path("/proc/cpuinfo")
@@ -54,9 +55,22 @@ class Choice:
         return {"precision": self.precision, "reason": self.reason, "rank_correlation": dict(self.tried)}
 
 
-def available(device: Device) -> tuple[Precision, ...]:
-    """What this process's GPU or cores have units for."""
-    return on_gpu(torch.cuda.get_device_capability()) if device == "cuda" else on_cores()
+def available(device: Device, model: nn.Module) -> tuple[Precision, ...]:
+    """What this process's GPU or cores have units for, and the model a use."""
+    if device == "cpu":
+        return on_cores()
+    found = on_gpu(torch.cuda.get_device_capability())
+    return (
+        found
+        if convolves(model) and convolutions.on_gpu(torch.device("cuda"))
+        else tuple(each for each in found if each != "bf16x3")
+    )
+
+
+def convolves(model: nn.Module) -> bool:
+    """Whether most of its products are convolutions, which alone know bf16x3: of other models that is float32."""
+    kinds = [type(module) for module in model.modules()]
+    return sum(issubclass(kind, nn.Conv2d) for kind in kinds) > sum(issubclass(kind, nn.Linear) for kind in kinds)
 
 
 def on_gpu(capability: tuple[int, int]) -> tuple[Precision, ...]:
@@ -112,7 +126,7 @@ def choose_for(
     score: Callable[[object], Tensor] | None,
 ) -> Choice:
     """The choice for a run on the device of this process, by a trial on images spread over the index."""
-    if not (candidates := available(device)):
+    if not (candidates := available(device, loaded.model)):
         return Choice("float32", "this device has nothing faster", {})
     count = min(_trial_images(device, questions), len(index))
     chosen = np.linspace(0, len(index) - 1, count).round().astype(np.int64)

@@ -18,7 +18,7 @@ VERSION = 1
 STALL_TIMEOUT_S = 600.0  # without a live worker
 Store = Literal["full", "channel_sum", "none"]
 Device = Literal["cpu", "cuda"]
-Precision = Literal["auto", "float32", "tf32-backward", "tf32", "bfloat16", "float16", "float64"]
+Precision = Literal["auto", "float32", "tf32-backward", "tf32", "bf16x3", "bfloat16", "float16", "float64"]
 """What a model computes in. `tf32-backward` goes forward in float32 and back in TF32: which rectifiers are open is exact."""
 
 

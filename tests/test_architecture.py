@@ -27,7 +27,7 @@ OUTSIDE = {
 ALLOWED_IN = {
     "attribution/visualization": {"matplotlib", "mpl_toolkits"},
     "attribution/regions.py": {"skimage"},  # inside the superpixel function alone
-    "attribution/gpu_steps.py": {"triton"},  # which is imported where there is a GPU alone
+    "attribution/gpu/": {"triton"},  # which is imported where there is a GPU alone
     "storage/run.py": {"xarray"},  # inside to_xarray alone
 }
 

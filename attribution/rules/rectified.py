@@ -11,7 +11,8 @@ from torch import Tensor
 from attribution import native
 from attribution.blocks import write_into
 from attribution.calls import Bound
-from attribution.convolutions import Geometry, gradient_of_input, in_steps, rectified_conv2d
+from attribution.convolutions import gradient_of_input, in_steps, rectified_conv2d
+from attribution.geometry import Geometry
 from attribution.nodes import Operation, Rule
 from attribution.propagation import Lending, Rules, Treatment
 from attribution.rules.difference import by_place, derivative

@@ -10,9 +10,11 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from attribution import convolutions
-from attribution.convolutions import Convolution, Geometry, Phases, can_fuse, in_steps, rectified_conv2d
+from attribution.convolutions import Convolution, can_fuse, in_steps, rectified_conv2d
 from attribution.explain import Images, explain, resolve
+from attribution.geometry import Geometry
 from attribution.layer import Layer
+from attribution.phases import Phases
 from attribution.prepare import OWN, prepare
 from attribution.question import parse
 from attribution.score import Score

@@ -1,14 +1,13 @@
 """Steps as kernels of a GPU give what torch's operations give one by one: by Triton's interpreter here, by a GPU where there is one."""
 
-import importlib.util
 from math import inf, nan
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from asking import ask, images
 from clamps import ENDS, LAYOUTS, numbers, rescaled, same
+from interpreting import INTERPRETED, ON_A_GPU, interpreted_module, needs_gpu, needs_triton
 
 from attribution import native
 from attribution.blocks import layout_of
@@ -16,11 +15,6 @@ from attribution.graphs import CudaCapture, Graphs
 from attribution.kept import Kept
 from attribution.passes import Passes
 from attribution.rules import difference, linear, rectified
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-INTERPRETED = pytest.param("interpreted", marks=needs_triton)
-ON_A_GPU = pytest.param("cuda", marks=[needs_gpu, pytest.mark.gpu])
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of numpy, which the interpreter uses
 
@@ -33,14 +27,7 @@ EPS = 1e-3
 @pytest.fixture(scope="module")
 def interpreted():
     """The kernels as Triton's interpreter runs them on tensors of cores. Whatever else imports them gets them as they are."""
-    import triton  # noqa: F401  # before the setting, which its own functions would read as well
-
-    spec = importlib.util.spec_from_file_location("interpreted_steps", Path(native.__file__).with_name("gpu_steps.py"))
-    steps = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as setting:
-        setting.setenv("TRITON_INTERPRET", "1")
-        spec.loader.exec_module(steps)
-    return steps
+    return interpreted_module("gpu.steps")
 
 
 @pytest.fixture(params=[INTERPRETED, ON_A_GPU])

@@ -8,6 +8,7 @@ import torch
 from tiny import photographs
 from torch import nn
 
+from attribution import convolutions
 from attribution.explain import Images, explain, resolve
 from attribution.passes import Passes
 from attribution.question import parse
@@ -26,9 +27,9 @@ def maps_with(noise):
 
 
 def test_the_fastest_that_keeps_the_maps_is_chosen():
-    choice = choose(on_gpu((9, 0)), maps_with({"float16": 0.5, "bfloat16": 2.0, "tf32": 0.01}))
+    choice = choose(on_gpu((9, 0)), maps_with({"float16": 0.5, "bfloat16": 2.0, "bf16x3": 0.5, "tf32": 0.01}))
     assert choice.precision == "tf32"
-    assert list(choice.tried) == ["float16", "bfloat16", "tf32"]  # slower ones are not tried
+    assert list(choice.tried) == ["float16", "bfloat16", "bf16x3", "tf32"]  # slower ones are not tried
     assert choice.tried["bfloat16"] < choice.tried["float16"] < precision.LEAST <= choice.tried["tf32"]
 
 
@@ -99,12 +100,29 @@ def with_tiles(tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "PROCESSORS", tmp_path / "cpuinfo")
 
 
+CONVOLVES = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+MULTIPLIES = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 4), nn.Linear(4, 2))
+
+
 def test_cores_with_tiles_try_bfloat16(with_tiles, tmp_path, monkeypatch):
-    assert available("cpu") == ("bfloat16",)
+    assert available("cpu", CONVOLVES) == ("bfloat16",)
     (tmp_path / "cpuinfo").write_text("flags : fpu sse2 avx512f avx512_bf16\n")
-    assert available("cpu") == ()
+    assert available("cpu", CONVOLVES) == ()
     monkeypatch.setattr(precision, "PROCESSORS", tmp_path / "not on this system")
-    assert available("cpu") == ()
+    assert available("cpu", CONVOLVES) == ()
+
+
+def test_bf16x3_is_tried_where_kernels_can_be_had_and_the_model_convolves(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    for kernels, model, is_tried in (
+        (object(), CONVOLVES, True),
+        (object(), MULTIPLIES, False),  # there it would be float32 at float32's speed
+        (None, CONVOLVES, False),
+    ):
+        monkeypatch.setattr(convolutions, "on_gpu", lambda _, kernels=kernels: kernels)
+        tried = available("cuda", model)
+        assert ("bf16x3" in tried) is is_tried
+        assert [each for each in tried if each != "bf16x3"] == ["float16", "bfloat16", "tf32", "tf32-backward"]
 
 
 @pytest.mark.parametrize(
@@ -216,6 +234,7 @@ def test_half_precision_keeps_gradients_that_it_could_not_hold():
         (1, "float32", "cuda", False),
         (1, "tf32-backward", "cuda", False),
         (1, "tf32", "cuda", True),
+        (1, "bf16x3", "cuda", True),
         (1, "float32", "cpu", True),
         (4, "float32", "cuda", True),
     ],

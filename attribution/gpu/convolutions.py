@@ -1,0 +1,275 @@
+"""Convolutions for a GPU in Triton: bias and rectifier in the same pass over memory, and its gate in that of the gradient.
+
+Activations are channels_last. A convolution is a matrix product whose left side is gathered tap by tap from the image, and
+its gradient for the image likewise, for each phase of the pixels that it steps over (see `convolutions.Phases`). Depthwise
+convolutions have no product: they are sums over taps.
+
+float32 is multiplied as bfloat16 in three terms (bf16x3): with x = h + l, h the rounding of x to bfloat16 and l that of x - h,
+x w is h h' + h l' + l h' up to 2^-16 of it (Henry et al. 2019, arXiv:1904.06376). Sums are float32 throughout.
+"""
+
+from __future__ import annotations
+
+from math import inf, nan
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from attribution.derived import Derived
+from attribution.geometry import Ends, Geometry
+from attribution.gpu import kernels
+
+BF16X3 = 3
+"""Products that a product of float32 numbers is made of."""
+
+FEW = 8
+"""Channels of an input that are taken together with the taps of the kernel, so that a product is long enough."""
+
+
+class Laid(NamedTuple):
+    """A kernel's weights as the products read them."""
+
+    main: Tensor
+    rest: Tensor | None
+    """What rounding to bfloat16 has left of each weight."""
+
+
+def is_depthwise(weight: Tensor, groups: int) -> bool:
+    """Whether each channel is convolved by one kernel of its own."""
+    return groups == len(weight) > 1 and weight.shape[1] == 1
+
+
+def can(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether these kernels take it: plain or depthwise convolutions, by 32-bit offsets."""
+    if not (geometry.groups == 1 or is_depthwise(weight, geometry.groups)) or not x.numel() or x.dim() != 4:
+        return False
+    largest = max(x.shape[1], len(weight)) * len(x) * (x.shape[2] + 64) * (x.shape[3] + 64)
+    return largest < 2**31 and x.dtype == weight.dtype
+
+
+def can_pull_back(geometry: Geometry) -> bool:
+    """Whether the gradient is taken, too: not of steps over holes."""
+    return max(geometry.dilation) == 1 or max(geometry.stride) == 1
+
+
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ends: Ends | None, terms: int = BF16X3
+) -> Tensor:
+    """Clamp(conv2d(x, weight, bias), *ends), where there are ends.  (n, c, h, w) -> (n, k, h', w'), channels_last
+
+    terms: of a product of float32 numbers, 1 or 3.
+    """
+    terms = terms if x.dtype == torch.float32 else 1
+    sizes = [
+        (extent + 2 * pad - hole * (size - 1) - 1) // step + 1
+        for extent, size, step, pad, hole in zip(x.shape[2:], weight.shape[2:], *geometry[:3], strict=True)
+    ]
+    y = _empty(x, len(weight), sizes)
+    low, high = ends or (-inf, inf)
+    how = {"BIASED": bias is not None, "CLAMPED": ends is not None}
+    bias = weight if bias is None else bias
+    if is_depthwise(weight, geometry.groups):
+        x = _last(x)
+        _launch_depthwise(x, x, weight, bias, y, geometry, (low, high), BACK=False, GATED=False, **how)
+        return y
+    laid = laid_out(weight)
+    if x.shape[1] <= FEW:
+        pixels, channels, depth, warps = few_tiles(len(weight))
+        grid = (triton.cdiv(y.numel() // len(weight), pixels) * triton.cdiv(len(weight), channels),)
+        unit = _unit(len(weight))
+        kernels.product_of_few[grid](
+            x,
+            laid.main,
+            laid.main if laid.rest is None else laid.rest,
+            bias,
+            y,
+            len(x),
+            *x.shape[2:],
+            *x.stride(),
+            *sizes,
+            len(weight) // unit,
+            *geometry.padding,
+            low,
+            high,
+            C=x.shape[1],
+            **_names(weight, geometry),
+            TO_UNIT=unit,
+            TERMS=terms,
+            **how,
+            PIXELS=pixels,
+            CHANNELS=channels,
+            DEPTH=depth,
+            num_warps=warps,
+        )
+        return y
+    x = _last(x)
+    _launch_product(x, x, laid, bias, y, geometry, weight, (low, high), BACK=False, GATED=False, TERMS=terms, **how)
+    return y
+
+
+def pulled_back(
+    gradient: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    shape: torch.Size,
+    terms: int,
+    gate: Tensor | None = None,
+    ends: Ends = (-inf, inf),
+) -> Tensor:
+    """What the gradient of a convolution's output comes to at its input; nothing where `gate` is not between the ends.
+
+    gradient (n, k, h', w') -> gate's shape (n, c, h, w), channels_last
+    """
+    found = _empty(gradient, shape[1], shape[2:])
+    gradient = _last(gradient)
+    low, high = ends
+    limits = (low, nan) if high == inf else ends  # nothing is nan or more
+    how = {"BACK": True, "GATED": gate is not None, "BIASED": False, "CLAMPED": False}
+    gate = found if gate is None else _last(gate)
+    if is_depthwise(weight, geometry.groups):
+        _launch_depthwise(gradient, gate, weight, weight, found, geometry, limits, **how)
+        return found
+    terms = terms if gradient.dtype == torch.float32 else 1
+    _launch_product(gradient, gate, laid_out(weight), weight, found, geometry, weight, limits, TERMS=terms, **how)
+    return found
+
+
+class Tiles(NamedTuple):
+    """The shape of a product's tiles, and how they are worked on."""
+
+    pixels: int
+    channels: int
+    depth: int
+    warps: int
+    stages: int
+
+
+def tiles_for(to_channels: int, from_channels: int, taps: int, terms: int, *, is_half: bool) -> Tiles:
+    """By rule and not by timing, so that equal runs have equal sums; the rule is from timings of two networks on an H200."""
+    width = _tile(to_channels, 64 if from_channels <= 32 else 128)
+    is_deep = from_channels > 64 or (from_channels > 32 and terms == 1)
+    depth = 16 if from_channels <= 16 else 64 if is_deep and (terms == 1 or taps > 1) else 32
+    height = 128 if is_half and (width <= 32 or (width == 64 and taps > 1)) else 64
+    steps = taps * triton.cdiv(from_channels, depth)
+    return Tiles(height, width, depth, 4, min(2 if terms > 1 and depth == 64 else 3, steps + 1))
+
+
+def few_tiles(to_channels: int) -> tuple[int, int, int, int]:
+    """Pixels, channels, depth and warps of a tile of a product of few channels."""
+    return 128, _tile(to_channels, 64), 32, 4
+
+
+def depthwise_tiles(channels: int, *, is_half: bool) -> tuple[int, int, int, int]:
+    """Runs, their length, channels and warps of a tile of sums."""
+    return 32 if is_half else 16, 4, _tile(channels, 32), 4
+
+
+def _launch_product(
+    x: Tensor,
+    gate: Tensor,
+    laid: Laid,
+    bias: Tensor,
+    y: Tensor,
+    geometry: Geometry,
+    weight: Tensor,
+    ends: Ends,
+    **how: Any,
+) -> None:
+    steps = geometry.stride if how["BACK"] else (1, 1)
+    phases = steps[0] * steps[1]
+    pixels = len(y) * triton.cdiv(y.shape[2], steps[0]) * triton.cdiv(y.shape[3], steps[1])
+    taps, is_half = weight.shape[2] * weight.shape[3], x.element_size() == 2
+    tiles = tiles_for(y.shape[1], x.shape[1], taps, how["TERMS"], is_half=is_half)
+    units = _unit(x.shape[1]), _unit(y.shape[1])
+    grid = triton.cdiv(pixels, tiles.pixels) * triton.cdiv(y.shape[1], tiles.channels), phases
+    kernels.product[grid](
+        x,
+        gate,
+        laid.main,
+        laid.main if laid.rest is None else laid.rest,
+        bias,
+        y,
+        len(y),
+        *x.shape[2:],
+        x.shape[1] // units[0],
+        *y.shape[2:],
+        y.shape[1] // units[1],
+        *geometry.padding,
+        *ends,
+        **_names(weight, geometry),
+        FROM_UNIT=units[0],
+        TO_UNIT=units[1],
+        **how,
+        PIXELS=tiles.pixels,
+        CHANNELS=tiles.channels,
+        DEPTH=tiles.depth,
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+    )
+
+
+def _launch_depthwise(
+    x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, y: Tensor, geometry: Geometry, ends: Ends, **how: Any
+) -> None:
+    unit = _unit(y.shape[1])
+    runs, length, channels, warps = depthwise_tiles(y.shape[1], is_half=x.element_size() == 2)
+    down, across = geometry.stride if how["BACK"] else (1, 1)
+    count = len(y) * triton.cdiv(y.shape[2], down) * triton.cdiv(triton.cdiv(y.shape[3], across), length)
+    grid = triton.cdiv(count, runs), triton.cdiv(y.shape[1], channels), down * across
+    kernels.depthwise[grid](
+        x,
+        gate,
+        laid_out(weight).main,
+        bias,
+        y,
+        len(y),
+        *x.shape[2:],
+        *y.shape[2:],
+        y.shape[1] // unit,
+        *geometry.padding,
+        *ends,
+        **_names(weight, geometry),
+        UNIT=unit,
+        **how,
+        RUNS=runs,
+        RUN=length,
+        CHANNELS=channels,
+        num_warps=warps,
+    )
+
+
+def _names(weight: Tensor, geometry: Geometry) -> dict[str, int]:
+    """What a kernel is compiled for."""
+    (down, right), (hole_h, hole_w) = geometry.stride, geometry.dilation
+    return {"KH": weight.shape[2], "KW": weight.shape[3], "SH": down, "SW": right, "DH": hole_h, "DW": hole_w}
+
+
+@Derived
+def laid_out(weight: Tensor) -> Laid:
+    """The weights (k, c, h, w) as (k, h, w, c), in float32 split in two; of a depthwise convolution as (h, w, c)."""
+    order = (2, 3, 0, 1) if weight.shape[1] == 1 else (0, 2, 3, 1)
+    whole = weight.detach().permute(order).contiguous()
+    if weight.dtype != torch.float32 or weight.shape[1] == 1:
+        return Laid(whole, None)
+    main = whole.bfloat16()
+    return Laid(main, (whole - main.float()).bfloat16())
+
+
+def _empty(like: Tensor, channels: int, sizes: Any) -> Tensor:
+    shape = (len(like), channels, *sizes)
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def _last(t: Tensor) -> Tensor:
+    return t.contiguous(memory_format=torch.channels_last)
+
+
+def _unit(channels: int) -> int:
+    """What channels come in multiples of, so that a compiler sees how wide they can be loaded."""
+    return next(unit for unit in (8, 4, 2, 1) if channels % unit == 0)
+
+
+def _tile(channels: int, most: int) -> int:
+    return max(16, min(most, 1 << (channels - 1).bit_length()))

@@ -1,0 +1,286 @@
+"""Convolutions in Triton's language: products of gathered rows, and depthwise sums. `gpu/convolutions.py` launches them.
+
+Activations and results are channels_last, rows of `channels` numbers; channels are counted in units of a power of two, so that
+the compiler sees how wide they can be loaded. Arguments are many and named as in the mathematics of convolutions.
+"""
+
+from __future__ import annotations
+
+import triton
+from triton import language as tl
+
+NUMBERS = (
+    *("images", "from_h", "from_w", "from_units", "to_h", "to_w", "to_units", "units", "pad_h", "pad_w"),
+    *("step_n", "step_c", "step_h", "step_w"),
+)
+"""What a kernel is not compiled anew for."""
+
+
+@triton.jit
+def _multiplied(total, a, weight, rest, at, is_weight, TERMS: tl.constexpr):
+    """Total + a w, for the weights at these places.  bf16x3: h h' + h l' + l h' of float32 numbers h + l, smallest first."""
+    w = tl.load(weight + at, mask=is_weight, other=0.0)
+    h = a.to(w.dtype)
+    if TERMS == 3:
+        l = (a - h.to(tl.float32)).to(w.dtype)
+        total = tl.dot(l, w, total)
+        total = tl.dot(h, tl.load(rest + at, mask=is_weight, other=0.0), total)
+    return tl.dot(h, w, total)
+
+
+@triton.jit
+def _finished(total, bias, k, is_k, low, high, BIASED: tl.constexpr, CLAMPED: tl.constexpr):
+    """What comes behind a sum: the bias and the rectifier. No number stays none."""
+    if BIASED:
+        total += tl.load(bias + k, mask=is_k, other=0.0).to(tl.float32)[None, :]
+    if CLAMPED:
+        total = tl.maximum(total, low, propagate_nan=tl.PropagateNan.ALL)
+        total = tl.minimum(total, high, propagate_nan=tl.PropagateNan.ALL)
+    return total
+
+
+@triton.jit
+def _gated(total, gate, out, is_out, low, high, GATED: tl.constexpr):
+    """Nothing where the gate is not between the ends."""
+    if GATED:
+        passed = tl.load(gate + out, mask=is_out, other=0.0)
+        total = tl.where((passed <= low) | (passed >= high), 0.0, total)
+    return total
+
+
+@triton.jit(do_not_specialize=NUMBERS)
+def product(
+    x,
+    gate,
+    weight,
+    rest,
+    bias,
+    y,
+    images,
+    from_h,
+    from_w,
+    from_units,
+    to_h,
+    to_w,
+    to_units,
+    pad_h,
+    pad_w,
+    low,
+    high,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    DH: tl.constexpr,
+    DW: tl.constexpr,
+    FROM_UNIT: tl.constexpr,
+    TO_UNIT: tl.constexpr,
+    BACK: tl.constexpr,
+    GATED: tl.constexpr,
+    TERMS: tl.constexpr,
+    BIASED: tl.constexpr,
+    CLAMPED: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """A tile (PIXELS, CHANNELS) of the convolution's output, or with BACK of its input's gradient, in one phase of its pixels."""
+    from_channels, to_channels = from_units * FROM_UNIT, to_units * TO_UNIT
+    phase = tl.program_id(1)
+    if BACK:  # of the pixels i * S + p, one phase p
+        phase_h, phase_w = phase // SW, phase % SW
+        across_h, across_w = (to_h + SH - 1) // SH, (to_w + SW - 1) // SW
+        first_h, first_w = (phase_h + pad_h) % SH, (phase_w + pad_w) % SW  # the first tap that meets them
+        taps_h, taps_w = (KH - first_h + SH - 1) // SH, (KW - first_w + SW - 1) // SW
+    else:
+        phase_h, phase_w, across_h, across_w, first_h, first_w = 0, 0, to_h, to_w, 0, 0
+        taps_h, taps_w = KH, KW
+    columns = (to_channels + CHANNELS - 1) // CHANNELS
+    tile = tl.program_id(0)
+    pixel = tile // columns * PIXELS + tl.arange(0, PIXELS)
+    k = tile % columns * CHANNELS + tl.arange(0, CHANNELS)
+    is_pixel, is_k = pixel < images * across_h * across_w, k < to_channels
+    image, within = pixel // (across_h * across_w), pixel % (across_h * across_w)
+    i, j = within // across_w, within % across_w
+    if BACK:
+        base_h, base_w = i + (phase_h + pad_h) // SH, j + (phase_w + pad_w) // SW
+        i, j = i * SH + phase_h, j * SW + phase_w
+        is_pixel = is_pixel & (i < to_h) & (j < to_w)
+    else:
+        base_h, base_w = i * SH - pad_h, j * SW - pad_w
+    total = tl.full((PIXELS, CHANNELS), 0.0, tl.float32)
+    pieces = (from_channels + DEPTH - 1) // DEPTH
+    for step in range(taps_h * taps_w * pieces):
+        tap, c = step // pieces, step % pieces * DEPTH + tl.arange(0, DEPTH)
+        tap_h, tap_w = tap // taps_w, tap % taps_w
+        if BACK:
+            row, column = base_h - tap_h * DH, base_w - tap_w * DW
+            place = (first_h + tap_h * SH) * KW + first_w + tap_w * SW
+            at = c[:, None] * (KH * KW * to_channels) + place * to_channels + k[None, :]
+        else:
+            row, column = base_h + tap_h * DH, base_w + tap_w * DW
+            place = tap_h * KW + tap_w
+            at = k[None, :] * (KH * KW * from_channels) + place * from_channels + c[:, None]
+        is_c = c < from_channels
+        is_there = is_pixel & (row >= 0) & (row < from_h) & (column >= 0) & (column < from_w)
+        where = ((image * from_h + row) * from_w + column)[:, None] * from_channels + c[None, :]
+        is_read = is_there[:, None] & is_c[None, :]
+        a = tl.load(x + where, mask=is_read, other=0.0)
+        is_weight = is_c[:, None] & is_k[None, :]
+        total = _multiplied(total, a, weight, rest, at, is_weight, TERMS)
+    total = _finished(total, bias, k, is_k, low, high, BIASED, CLAMPED)
+    out = ((image * to_h + i) * to_w + j)[:, None] * to_channels + k[None, :]
+    is_out = is_pixel[:, None] & is_k[None, :]
+    total = _gated(total, gate, out, is_out, low, high, GATED)
+    tl.store(y + out, total.to(y.dtype.element_ty), mask=is_out)
+
+
+@triton.jit(do_not_specialize=NUMBERS)
+def product_of_few(
+    x,
+    weight,
+    rest,
+    bias,
+    y,
+    images,
+    from_h,
+    from_w,
+    step_n,
+    step_c,
+    step_h,
+    step_w,
+    to_h,
+    to_w,
+    to_units,
+    pad_h,
+    pad_w,
+    low,
+    high,
+    C: tl.constexpr,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    DH: tl.constexpr,
+    DW: tl.constexpr,
+    TO_UNIT: tl.constexpr,
+    TERMS: tl.constexpr,
+    BIASED: tl.constexpr,
+    CLAMPED: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """The same of an image of C channels in any strides: taps and channels are one axis of the product."""
+    to_channels = to_units * TO_UNIT
+    columns = (to_channels + CHANNELS - 1) // CHANNELS
+    tile = tl.program_id(0)
+    pixel = tile // columns * PIXELS + tl.arange(0, PIXELS)
+    k = tile % columns * CHANNELS + tl.arange(0, CHANNELS)
+    is_pixel, is_k = pixel < images * to_h * to_w, k < to_channels
+    image, within = pixel // (to_h * to_w), pixel % (to_h * to_w)
+    base_h, base_w = within // to_w * SH - pad_h, within % to_w * SW - pad_w
+    total = tl.full((PIXELS, CHANNELS), 0.0, tl.float32)
+    for start in range(0, KH * KW * C, DEPTH):
+        depth = start + tl.arange(0, DEPTH)
+        c, tap = depth % C, depth // C
+        row, column = base_h[:, None] + (tap // KW * DH)[None, :], base_w[:, None] + (tap % KW * DW)[None, :]
+        is_depth = depth < KH * KW * C
+        is_there = (row >= 0) & (row < from_h) & (column >= 0) & (column < from_w)
+        where = image[:, None] * step_n + row * step_h + column * step_w + (c * step_c)[None, :]
+        a = tl.load(x + where, mask=is_there & is_pixel[:, None] & is_depth[None, :], other=0.0)
+        at = k[None, :] * (KH * KW * C) + depth[:, None]
+        is_weight = is_depth[:, None] & is_k[None, :]
+        total = _multiplied(total, a, weight, rest, at, is_weight, TERMS)
+    total = _finished(total, bias, k, is_k, low, high, BIASED, CLAMPED)
+    out = pixel[:, None] * to_channels + k[None, :]
+    tl.store(y + out, total.to(y.dtype.element_ty), mask=is_pixel[:, None] & is_k[None, :])
+
+
+@triton.jit(do_not_specialize=NUMBERS)
+def depthwise(
+    x,
+    gate,
+    weight,
+    bias,
+    y,
+    images,
+    from_h,
+    from_w,
+    to_h,
+    to_w,
+    units,
+    pad_h,
+    pad_w,
+    low,
+    high,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    DH: tl.constexpr,
+    DW: tl.constexpr,
+    UNIT: tl.constexpr,
+    BACK: tl.constexpr,
+    GATED: tl.constexpr,
+    BIASED: tl.constexpr,
+    CLAMPED: tl.constexpr,
+    RUNS: tl.constexpr,
+    RUN: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """RUNS runs of RUN pixels in a row and CHANNELS of a depthwise convolution's output, or with BACK of its input's gradient.
+
+    What a run reads of a row is read once and stays in registers.
+    """
+    channels = units * UNIT
+    phase = tl.program_id(2)
+    if BACK:
+        phase_h, phase_w = phase // SW, phase % SW
+        across_h, across_w = (to_h + SH - 1) // SH, (to_w + SW - 1) // SW
+        first_h, first_w = (phase_h + pad_h) % SH, (phase_w + pad_w) % SW
+    else:
+        phase_h, phase_w, across_h, across_w, first_h, first_w = 0, 0, to_h, to_w, 0, 0
+    TAPS_H: tl.constexpr = (KH + SH - 1) // SH if BACK else KH
+    TAPS_W: tl.constexpr = (KW + SW - 1) // SW if BACK else KW
+    STEP: tl.constexpr = 1 if BACK else SW
+    SPAN: tl.constexpr = (RUN - 1) * STEP + (TAPS_W - 1) * DW + 1
+    runs = (across_w + RUN - 1) // RUN  # of a row
+    run = tl.program_id(0) * RUNS + tl.arange(0, RUNS)
+    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    is_run, is_c = run < images * across_h * runs, c < channels
+    image, within = run // (across_h * runs), run % (across_h * runs)
+    i, j = within // runs, within % runs * RUN
+    if BACK:
+        base_h, left = i + (phase_h + pad_h) // SH, j + (phase_w + pad_w) // SW - (TAPS_W - 1) * DW
+    else:
+        base_h, left = i * SH - pad_h, j * SW - pad_w
+    totals = ()
+    for _ in tl.static_range(RUN):
+        totals = totals + (tl.full((RUNS, CHANNELS), 0.0, tl.float32),)
+    for tap_h in tl.static_range(TAPS_H):
+        row = base_h - tap_h * DH if BACK else base_h + tap_h * DH
+        place_h = first_h + tap_h * SH if BACK else tap_h
+        is_row = is_run & (row >= 0) & (row < from_h)
+        start = ((image * from_h + row) * from_w + left)[:, None] * channels + c[None, :]
+        read = ()
+        for d in tl.static_range(SPAN):
+            is_there = is_row & (left + d >= 0) & (left + d < from_w)
+            a = tl.load(x + start + d * channels, mask=is_there[:, None] & is_c[None, :], other=0.0)
+            read = read + (a.to(tl.float32),)
+        for tap_w in tl.static_range(TAPS_W):
+            place_w = first_w + tap_w * SW if BACK else tap_w
+            is_weight = is_c & (place_h < KH) & (place_w < KW)
+            w = tl.load(weight + (place_h * KW + place_w) * channels + c, mask=is_weight, other=0.0)
+            sums = ()
+            for r in tl.static_range(RUN):
+                met = read[r + (TAPS_W - 1 - tap_w) * DW if BACK else r * STEP + tap_w * DW]
+                sums = sums + (totals[r] + met * w.to(tl.float32)[None, :],)
+            totals = sums
+    for r in tl.static_range(RUN):
+        total = _finished(totals[r], bias, c, is_c, low, high, BIASED, CLAMPED)
+        row, column = (i * SH + phase_h, (j + r) * SW + phase_w) if BACK else (i, j + r)
+        out = ((image * to_h + row) * to_w + column)[:, None] * channels + c[None, :]
+        is_out = (is_run & (row < to_h) & (column < to_w))[:, None] & is_c[None, :]
+        total = _gated(total, gate, out, is_out, low, high, GATED)
+        tl.store(y + out, total.to(y.dtype.element_ty), mask=is_out)

@@ -1,0 +1,56 @@
+"""A GPU's kernels on cores, by Triton's interpreter: as modules of their own, so that nobody else gets them."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import attribution
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+INTERPRETED = pytest.param("interpreted", marks=needs_triton)
+ON_A_GPU = pytest.param("cuda", marks=[needs_gpu, pytest.mark.gpu])
+
+
+def interpreted_module(name, others=None):
+    """A module of `attribution` loaded anew while Triton interprets; it gets these others in the place of what it imports."""
+    import triton  # noqa: F401  # before the setting, which its own functions would read as well
+
+    _mend_the_interpreter()
+    path = Path(attribution.__file__).parent.joinpath(*name.split(".")).with_suffix(".py")
+    spec = importlib.util.spec_from_file_location(f"interpreted.{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as setting:
+        setting.setitem(os.environ, "TRITON_INTERPRET", "1")
+        spec.loader.exec_module(module)
+    for other, instead in (others or {}).items():
+        setattr(module, other, instead)
+    return module
+
+
+def _mend_the_interpreter():
+    """Two things that Triton 3.6's can't do: count to a number of one-element arrays under numpy 2.4, and multiply bfloat16."""
+    import numpy as np
+    from triton import language as tl
+    from triton.runtime import interpreter
+
+    builder = interpreter.InterpreterBuilder
+    if getattr(interpreter, "is_mended", False):
+        return
+    interpreter.is_mended = True
+    patch, dot = interpreter._patch_lang_tensor, builder.create_dot
+
+    def patched(tensor, scope):
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    def wide(handle):
+        if handle.dtype.scalar != tl.bfloat16:
+            return handle
+        return interpreter.TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    interpreter._patch_lang_tensor = patched
+    builder.create_dot = lambda self, a, b, *rest: dot(self, wide(a), wide(b), *rest)

@@ -1,0 +1,300 @@
+"""Convolutions as kernels of a GPU are those of the model, in three arithmetics: by Triton's interpreter here, by a GPU where there is one."""
+
+from itertools import product
+from math import inf
+
+import pytest
+import torch
+from interpreting import INTERPRETED, ON_A_GPU, interpreted_module, needs_gpu
+from torch import nn
+from torch.nn import functional
+
+from attribution import convolutions
+from attribution.arithmetic import arithmetic, bfloat16_gradients, by_torch_alone
+from attribution.convolutions import Convolution, Convolved, conv2d, rectified_conv2d
+from attribution.derived import Derived
+from attribution.explain import Images, explain, resolve
+from attribution.geometry import Geometry
+from attribution.layer import Layer
+from attribution.passes import Passes
+from attribution.prepare import OWN, as_by_torch, prepare
+from attribution.question import parse
+from attribution.score import Score
+
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of numpy, which the interpreter uses
+
+# in channels, out channels, rows, columns, kernel, geometry
+SHAPES = [
+    (16, 24, 7, 9, (1, 1), Geometry((1, 1), (0, 0), (1, 1), 1)),
+    (24, 40, 6, 5, (3, 3), Geometry((1, 1), (1, 1), (1, 1), 1)),
+    (16, 16, 7, 8, (3, 3), Geometry((2, 2), (1, 1), (1, 1), 1)),
+    (16, 8, 8, 7, (1, 1), Geometry((2, 2), (0, 0), (1, 1), 1)),
+    (10, 6, 8, 7, (3, 2), Geometry((3, 1), (1, 0), (1, 1), 1)),
+    (16, 24, 9, 9, (3, 3), Geometry((1, 1), (2, 2), (2, 2), 1)),
+    (3, 16, 15, 14, (7, 7), Geometry((2, 2), (3, 3), (1, 1), 1)),
+    (3, 8, 9, 8, (3, 3), Geometry((2, 2), (0, 0), (1, 1), 1)),
+    (72, 130, 4, 3, (1, 1), Geometry((1, 1), (0, 0), (1, 1), 1)),
+    (24, 24, 9, 7, (3, 3), Geometry((1, 1), (1, 1), (1, 1), 24)),
+    (24, 24, 9, 10, (5, 5), Geometry((2, 2), (2, 2), (1, 1), 24)),
+    (12, 12, 8, 9, (4, 4), Geometry((2, 2), (2, 2), (1, 1), 12)),
+    (8, 8, 9, 9, (3, 3), Geometry((1, 1), (2, 2), (2, 2), 8)),
+]
+ENDS = [None, (0, inf), (0, 6)]
+# Of a product of many terms, relative to the norm. The interpreter cuts bfloat16 off where a GPU rounds.
+FAITHFUL = {torch.float32: 2e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
+
+
+@pytest.fixture(scope="module")
+def interpreted():
+    """The kernels as Triton's interpreter runs them on tensors of cores."""
+    kernels = interpreted_module("gpu.kernels")
+    return interpreted_module("gpu.convolutions", {"kernels": kernels})
+
+
+@pytest.fixture(params=[INTERPRETED, ON_A_GPU])
+def device(request, monkeypatch):
+    """Where the kernels run, with float32 by bf16x3."""
+    monkeypatch.setattr(arithmetic, "bf16x3", True)
+    if request.param == "cuda":
+        return torch.device("cuda")
+    kernels = request.getfixturevalue("interpreted")
+    monkeypatch.setattr(convolutions, "on_gpu", lambda _: kernels)
+    choose = convolutions._kernels
+
+    def on_cores(x, weight, geometry):
+        with pytest.MonkeyPatch.context() as pretence:
+            pretence.setattr(convolutions, "is_on_gpu", lambda _: True)
+            return choose(x, weight, geometry)
+
+    monkeypatch.setattr(convolutions, "_kernels", on_cores)
+    return torch.device("cpu")
+
+
+def drawn(shape, device, dtype, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator).to(device, dtype)
+
+
+def layer(shape, device, dtype):
+    """Input, weight and bias, of unit variance in and out."""
+    c, k, rows, columns, kernel, geometry = shape
+    fan = c // geometry.groups * kernel[0] * kernel[1]
+    x = drawn((2, c, rows, columns), device, dtype).contiguous(memory_format=torch.channels_last)
+    return x, drawn((k, c // geometry.groups, *kernel), device, dtype, 1) / fan**0.5, drawn((k,), device, dtype, 2)
+
+
+def distance(ours, truth):
+    return float((ours.double() - truth).norm() / truth.norm())
+
+
+@pytest.mark.parametrize("dtype", FAITHFUL)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_convolution_is_that_of_float64_with_its_rectifier(shape, dtype, device):
+    x, weight, bias = layer(shape, device, dtype)
+    truth = functional.conv2d(x.double(), weight.double(), bias.double(), *shape[-1])
+    for ends in ENDS if shape in SHAPES[:2] else ENDS[2:]:
+        rectified = truth if ends is None else truth.clamp(*ends)
+        y = conv2d(x, weight, bias, *shape[-1]) if ends is None else rectified_conv2d(x, weight, bias, *shape[-1], ends)
+        assert y.dtype == dtype
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        assert distance(y, rectified) < FAITHFUL[dtype]
+
+
+@pytest.mark.parametrize("dtype", FAITHFUL)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_its_gradient_is_that_of_float64(shape, dtype, device):
+    x, weight, bias = layer(shape, device, dtype)
+    for ends in ENDS if shape in SHAPES[:2] else ENDS[2:]:
+        leaf, exact = x.clone().requires_grad_(), x.double().requires_grad_()
+        y = Convolved.apply(leaf, weight, bias, shape[-1], ends, None)
+        gradient = drawn(y.shape, device, dtype, 3)
+        (ours,) = torch.autograd.grad(y, leaf, gradient)
+        open_ = 1 if ends is None else (y > ends[0]) & (y < ends[1])  # as ours went forward: a rounding may flip one
+        truth = functional.conv2d(exact, weight.double(), bias.double(), *shape[-1])
+        (truth,) = torch.autograd.grad(truth, exact, gradient.double() * open_)
+        assert distance(ours, truth) < FAITHFUL[dtype]
+
+
+@pytest.mark.parametrize("shape", SHAPES[::3], ids=str)
+def test_products_of_one_term_are_for_gradients_alone(shape, device):
+    """Forward, which rectifiers are open must be exact; given them the way back is linear."""
+    x, weight, bias = layer(shape, device, torch.float32)
+    leaf = x.clone().requires_grad_()
+    y = conv2d(leaf, weight, bias, *shape[-1])
+    gradient = drawn(y.shape, device, torch.float32, 3)
+    (close,) = torch.autograd.grad(y, leaf, gradient, retain_graph=True)
+    with bfloat16_gradients():
+        again = conv2d(leaf, weight, bias, *shape[-1])
+        (coarse,) = torch.autograd.grad(y, leaf, gradient)
+    assert torch.equal(y, again)
+    if shape[-1].groups > 1:
+        assert torch.equal(close, coarse)  # sums of float32, no products of matrices
+    else:
+        assert 1e-4 < distance(coarse, close.double()) < 1e-2
+
+
+def test_other_strides_and_no_images_give_the_same(device):
+    """Rows, channels or an image's pixels may lie in any order."""
+    x, weight, bias = layer(SHAPES[1], device, torch.float32)
+    few, narrow, narrow_bias = layer(SHAPES[6], device, torch.float32)
+    for given, w, b, geometry in ((x, weight, bias, SHAPES[1][-1]), (few, narrow, narrow_bias, SHAPES[6][-1])):
+        y = conv2d(given, w, b, *geometry)
+        for other in (
+            given.contiguous(),
+            given.transpose(2, 3).contiguous().transpose(2, 3),
+            torch.cat([given] * 2)[::2][:1],
+        ):
+            assert torch.equal(conv2d(other, w, b, *geometry), y[: len(other)])
+        assert conv2d(given[:0], w, b, *geometry).shape == (0, *y.shape[1:])
+
+
+def test_what_is_no_number_stays_none(device):
+    x, weight, bias = layer(SHAPES[1], device, torch.float16)
+    x[0, 0, 0, 0] = torch.nan
+    for ends in ENDS[1:]:
+        assert rectified_conv2d(x, weight, bias, *SHAPES[1][-1], ends)[0].isnan().any()
+
+
+class Read(nn.Module):
+    """A rectified activation that is read once, or also by what does not gate its gradient."""
+
+    def __init__(self, readers):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.relu = nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()
+        self.second, self.third = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.readers = readers
+
+    def forward(self, x):
+        y = self.relu(self.first(x))
+        z = self.second(y)
+        if self.readers == "two convolutions":
+            z = z + self.third(y)
+        if self.readers == "a sum":
+            z = z + 3 * y
+        if self.readers == "a sum before":
+            z = 3 * y + z
+        told = z.square().mean((2, 3))
+        return told - 2 * y.mean((2, 3)) if self.readers == "a mean" else told
+
+
+@pytest.mark.parametrize("readers", ["one", "two convolutions", "a sum", "a sum before", "a mean"])
+def test_whoever_reads_an_activation_its_gradient_is_gated_once(readers, device, monkeypatch):
+    """A kernel lets pass what the rectifier before it lets pass; what others add goes through the rectifier's own node."""
+    model = Read(readers).to(device)
+    x = drawn((2, 3, 8, 8), device, torch.float32)
+    prepared = prepare(model, [resolve(parse("saliency"), model, x)], x).model
+    assert isinstance(prepared.first, Convolution)
+    assert prepared.first.ends == (0, inf)
+    passed = []
+    through = convolutions._through
+    monkeypatch.setattr(convolutions, "_through", lambda *given: passed.append(0) or through(*given))
+    slopes = []
+    for f in (prepared, model.double()):
+        leaf = x.to(next(f.parameters()).dtype).requires_grad_()
+        slopes += torch.autograd.grad(f(leaf).sum(), leaf)
+    assert distance(slopes[0], slopes[1]) < 1e-4
+    assert len(passed) == (readers != "one")
+
+
+def network():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU6()),
+        nn.Sequential(
+            nn.Conv2d(8, 24, 1), nn.ReLU6(), nn.Conv2d(24, 24, 3, 1, 1, groups=24), nn.ReLU6(), nn.Conv2d(24, 8, 1)
+        ),
+        nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU()),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 5),
+    )
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    return model.eval()
+
+
+EXPRESSIONS = (
+    "saliency",
+    "deep_lift",
+    "lrp",
+    "guided_backprop",
+    "deconvolution",
+    "integrated_gradients(n_steps=3)",
+    'grad_cam(at="2.0")',
+    'input_x_gradient(at="0")',
+    'input_x_gradient(at="1")',
+    'conductance(n_steps=2, at="0.2")',
+    'guided_grad_cam(at="2")',
+    "occlusion(window=6, stride=6)",
+)
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_methods_tell_the_same_by_kernels_and_without(expression, device):
+    """At layers whose activations a kernel would gate on its way, too."""
+    model, x = network().to(device), drawn((2, 3, 12, 12), device, torch.float32)
+    images = Images(x, ("a", "b"), torch.tensor([1, 2]))
+    question = resolve(parse(expression), model, x)
+    prepared = prepare(model, [question], x)
+    assert OWN in prepared.done
+    (ours,) = explain(prepared.model, images, [question], passes=Passes(2)).answers
+    with by_torch_alone():
+        (theirs,) = explain(model, images, [question], passes=Passes(2)).answers
+    assert distance(ours.attribution, theirs.attribution.double()) < 1e-3
+
+
+def test_a_layers_gradient_is_not_gated_by_what_reads_it(device):
+    """Where a rectifier is shut its output's gradient is what it is."""
+    model, x = network().to(device), drawn((2, 3, 12, 12), device, torch.float32)
+    prepared = prepare(model, [resolve(parse('input_x_gradient(at="0")'), model, x)], x).model
+    found = Layer(Score(model=prepared, target=torch.tensor([1, 2], device=device)), prepared[0]).at(x)
+    shut = found.features <= 0
+    assert shut.any()
+    assert found.gradient[shut].abs().sum() > 0
+
+
+def test_kernels_that_move_the_model_are_refused(device, monkeypatch):
+    model, x = network().to(device), drawn((2, 3, 12, 12), device, torch.float32)
+    prepared = prepare(model, [resolve(parse("saliency"), model, x)], x).model
+    assert as_by_torch(prepared, x) == ""
+    kernels = convolutions.on_gpu(device)
+    right = kernels.convolve
+    monkeypatch.setattr(kernels, "convolve", lambda x, *rest: right(x * 1.1, *rest))
+    assert "the output by" in as_by_torch(prepared, x)
+
+    def fails(*_):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(kernels, "convolve", fails)
+    assert "no compiler" in as_by_torch(prepared, x)
+
+
+def test_what_is_derived_from_weights_follows_them():
+    made = []
+    double = Derived(lambda weight, factor: made.append(0) or weight * factor)
+    module = nn.Conv2d(1, 1, 1)
+    for _ in range(2):
+        assert torch.equal(double(module.weight, 2), module.weight * 2)
+    assert len(made) == 1
+    module.half()
+    assert double(module.weight, 2).dtype == torch.float16
+    with torch.no_grad():
+        module.weight.fill_(3)
+    assert double(module.weight, 2) == 6
+    assert double(module.weight, 3) == 9
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize(("shape", "ends"), list(product(SHAPES, ENDS[1:])), ids=str)
+def test_on_a_gpu_runs_are_equal_to_the_bit(shape, ends, monkeypatch):
+    monkeypatch.setattr(arithmetic, "bf16x3", True)
+    x, weight, bias = layer(shape, "cuda", torch.float32)
+    leaf = x.requires_grad_()
+    told = []
+    for _ in range(2):
+        y = rectified_conv2d(leaf, weight, bias, *shape[-1], ends)
+        told.append((y, *torch.autograd.grad(y.sum(), leaf)))
+    assert all(torch.equal(*pair) for pair in zip(*told, strict=True))
