@@ -58,6 +58,7 @@ UNWAITING = [
     "occlusion(window=6, stride=6)",
 ]
 UNWAITING += ["activation(at='tail')", "grad_cam(at='tail')", "guided_grad_cam(at='tail')", "conductance(at='tail')"]
+UNWAITING += ["ig(at='tail', n_steps=3)"]
 
 
 @pytest.mark.parametrize("target", ["predicted", "top2", "3"])
@@ -102,6 +103,30 @@ def test_what_a_replay_told_stays_as_it_was():
     graphs = Graphs(rerun)
     told = [graphs.run("key", twice, torch.full((2,), float(number)))[0] for number in range(5)]
     assert [t.tolist() for t in told] == [[2.0 * number] * 2 for number in range(5)]
+
+
+def test_an_input_that_was_written_into_is_copied_again():
+    graphs, x = Graphs(rerun), torch.zeros(2)
+    for number in range(5):
+        told = graphs.run("key", twice, x.fill_(number)), graphs.run("key", twice, x)
+        assert [each.tolist() for (each,) in told] == [[2.0 * number] * 2] * 2
+
+
+def test_a_front_is_not_taken_from_its_recording_where_the_model_writes_over_it(x):
+    class Overwriting(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.block = torch.nn.Conv2d(3, 6, 3, padding=1), torch.nn.Conv2d(6, 6, 3, padding=1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return x.add_(self.block(x).relu()).mean((2, 3))
+
+    model, graphs = Overwriting().double().eval().requires_grad_(requires_grad=False), Graphs(rerun)
+    text = "ig(n_steps=3, at='block')"
+    for shard in (x, x, x.flip(0)):
+        told = ask(model, images(shard), text, passes=Passes(4, graphs=graphs))
+        torch.testing.assert_close(told.attribution, ask(model, images(shard), text).attribution, rtol=0, atol=1e-14)
 
 
 def test_a_pass_that_can_not_be_recorded_stays_as_it_is_and_is_not_tried_again():
