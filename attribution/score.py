@@ -192,7 +192,7 @@ def refuse_training(model: Callable[..., Any]) -> None:
     unstable = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)  # noqa: SLF001  # torch has no public name for them
     modules = [model] if isinstance(model, nn.Module) else []
     for module in modules:  # `model.modules()` names them all, which takes ten times as long
-        modules.extend(filter(None, module._modules.values()))  # noqa: SLF001  # as `children()`, which is half as fast
+        modules += [inside for inside in module._modules.values() if inside is not None]  # noqa: SLF001  # as `children()`
     if any(module.training and isinstance(module, unstable) for module in modules):
         raise ModelError(
             "the model is in training mode, where its answers depend on the batch: call model.eval() first"
