@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -58,6 +59,8 @@ class Asking:
 
     model: nn.Module
     images: Images
+    labels: Tensor
+    """The images', where their pixels are if a target is one."""
     explained: Score
     passes: Passes
     logits: Tensor | None
@@ -74,14 +77,16 @@ class Asking:
     awaited: Counter[Question]
     """How many questions still read the same noisy copies."""
     seed: int
+    targets: dict[str, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    """By what was asked for, the class of each image, its probability, and whether there is one."""
     moments: dict[Question, tuple[Features, Features]] = field(default_factory=dict)
 
     def answer(self, question: Question) -> Answer:
         """Ask about the images that have a target; the others get NaN."""
         started = time.perf_counter()
         target, probability, answered = self._target(question)
-        # Only a label can be missing; to look whether one is, the host waits for the device.
-        everyone = question.target != "label" or bool(answered.all())
+        # Labels of the host are looked at without waiting for the device.
+        everyone = not self._may_miss(question) or int(self.images.labels.min()) >= 0
         rows = None if everyone else answered.nonzero()[:, 0]
         if rows is not None and not len(rows):
             shape = output_shape(question, self.model, self.images.pixels[:1])
@@ -104,12 +109,21 @@ class Asking:
 
     def _target(self, question: Question) -> tuple[Tensor, Tensor, Tensor]:
         """The class to explain of each image, its probability, and whether there is one; without a class there is no need."""
-        nothing = torch.full((len(self.images),), -1, device=self.images.pixels.device)
         if self.logits is None or not question.is_aimed:
+            nothing = torch.full((len(self.images),), -1, device=self.images.pixels.device)
             return nothing, torch.full_like(nothing, torch.nan, dtype=torch.float64), nothing < 0
-        target = Aim(question.target).choose(self.logits, self.images.labels)
-        chosen = self.logits.softmax(1).gather(1, target.clamp(min=0)[:, None])[:, 0]
-        return target, torch.where(target >= 0, chosen, torch.nan), target >= 0
+        if question.target not in self.targets:
+            target = Aim(question.target).choose(self.logits, self.labels)
+            probability = self.logits.softmax(1).gather(1, target.clamp(min=0)[:, None])[:, 0]
+            answered = target >= 0
+            if self._may_miss(question):
+                probability = probability.where(answered, torch.nan)
+            self.targets[question.target] = target, probability, answered
+        return self.targets[question.target]
+
+    def _may_miss(self, question: Question) -> bool:
+        """Whether there may be images without a target: only a label can be missing."""
+        return self.logits is not None and question.is_aimed and Aim(question.target).is_label
 
     def _ask(self, question: Question, target: Tensor, rows: Tensor | None) -> dict[str, Tensor]:
         """What there is to tell of these images, by name."""
@@ -154,7 +168,11 @@ class Asking:
             target, logits = target[rows], logits[rows]
             point = point and Point(point.score[rows], point.features[rows], point.gradient[rows])
         explained = self.explained.aimed(target)
-        score = explained.of(logits).to(images.pixels.dtype)
+
+        @cache
+        def score() -> Tensor:
+            return explained.of(logits).to(images.pixels.dtype)
+
         asked, read = (make(question, self.model, explained, self.passes) for make in (site_of, site_read))
         tail = self.tails.get(str(question.at)) if rows is None and question.walks_from_layer else None
         known = Known(read, images.pixels, score, point, tail and tail.explaining(explained))
@@ -179,10 +197,10 @@ class Asking:
 
 
 def leading(
-    question: Question, model: nn.Module, explained: Score, images: Images, passes: Passes, seed: int
+    question: Question, model: nn.Module, explained: Score, images: Images, labels: Tensor, passes: Passes, seed: int
 ) -> Attributed:
     """Answer a question whose pass is the prediction's too."""
-    aiming = Aiming(model=model, dtype=explained.dtype, aim=Aim(question.target), labels=images.labels)
+    aiming = Aiming(model=model, dtype=explained.dtype, aim=Aim(question.target), labels=labels)
     site = site_of(question, model, aiming, passes)
     needs = _needs(question, model, site, images, Draws(seed, images.keys))
     return question.method.attributed(site, images.pixels, **needs)

@@ -99,7 +99,7 @@ def _parse_one(item: str) -> Reference:
 
 def _level(level: float) -> Callable[[Reference, Images, Draws], tuple[Features, ...]]:
     def rows(_reference: Reference, images: Images, _draws: Draws) -> tuple[Features, ...]:
-        colour = images.normalisation.normalised(level).to(images.pixels)  # (C, 1, 1)
+        colour = images.normalisation.normalised(level, images.pixels)  # (C, 1, 1)
         return (colour.expand_as(images.pixels[:1]),)
 
     return rows
@@ -115,7 +115,7 @@ def _blur(reference: Reference, images: Images, _draws: Draws) -> tuple[Features
 
 def _noise(_reference: Reference, images: Images, draws: Draws) -> tuple[Features, ...]:
     """Uniform between black and white, per pixel, by the image's key."""
-    low, high = (images.normalisation.normalised(level).to(images.pixels) for level in (0.0, 1.0))
+    low, high = (images.normalisation.normalised(level, images.pixels) for level in (0.0, 1.0))
     rows = [
         torch.rand(image.shape, generator=draws.generator(key, "baseline", 0, image.device), device=image.device).to(
             image

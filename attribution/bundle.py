@@ -82,7 +82,7 @@ def bundled(parts: Sequence[Tensor]) -> Features:
 def row_sum(features: Features) -> Tensor:
     """The sum over everything but the rows.  (N, *features) -> (N,)"""
     sums = [part.flatten(1).sum(1) if part.dim() > 1 else part for part in parts_of(features)]
-    return torch.stack(sums).sum(0)
+    return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
 
 
 def per_row(values: Tensor, features: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,10 +21,9 @@ from attribution.target import Aim
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pass:
-    """What one pass over the images told: logits (N, classes), and for each site the targets (N,) and the Point."""
+    """What one pass over the images told: logits (N, classes), and for each site the Point."""
 
     logits: Tensor
-    targets: tuple[Tensor, ...]
     points: tuple[Point, ...]
 
 
@@ -41,7 +41,6 @@ def evaluate(
     The targets are chosen from the same logits. Without sites this is the plain prediction, without gradients.
     """
     passes = passes or Passes()
-    labels = labels.to(parts_of(x)[0].device)
     key = _key(sites, aims, model)
     if all(isinstance(site, Input) for site in sites):
         model = model.computed_by(passes.compiled)
@@ -49,10 +48,11 @@ def evaluate(
     def one_pass(rows: Rows) -> Told:
         graphs = passes.capturing(key, x)
         if graphs is None:
-            return told_of(x[rows], labels[rows], model.rows(rows))
-        return graphs.run(key, lambda x, labels: told_of(x, labels, model), x[rows], labels[rows])
+            return told_of(model.rows(rows), x[rows], labels[rows])
+        read = [labels[rows]] if any(aim.is_label for aim in aims) else []
+        return graphs.run(key, partial(told_of, model), x[rows], *read)
 
-    def told_of(x: Features, labels: Tensor, here: Score) -> Told:
+    def told_of(here: Score, x: Features, labels: Tensor = labels) -> Told:
         with ExitStack() as taps, torch.set_grad_enabled(bool(sites)):
             opened = [
                 taps.enter_context(Tap(site.place, grad=True)) if isinstance(site, Layer) else None for site in sites
@@ -61,33 +61,35 @@ def evaluate(
             output = here.output(leaf)
             logits = logits_of(output)
             credited = [leaf if tap is None else bundled(tap.parts) for tap in opened]
-            gradients: list[tuple[Tensor, Tensor, Features]] = [_unasked(logits)] * len(sites)
+            gradients: list[tuple[Tensor, Features]] = [(logits, logits)] * len(sites)
             distinct = list(dict.fromkeys(aims))
             for number, aim in enumerate(distinct):
                 mine = [i for i, other in enumerate(aims) if other == aim]
-                target = aim.choose(logits.detach(), labels)
-                score = replace(here, target=target.clamp(min=0)).of(output)
+                target = aim.choose(logits.detach(), labels).clamp(0, logits.shape[1] - 1)
+                score = replace(here, target=target).of(output)
                 wanted = [part for i in mine for part in parts_of(credited[i])]
                 with passes.backward():
                     found = iter(gradients_of(score, wanted, retain_graph=number + 1 < len(distinct)))
                 for i in mine:
-                    gradients[i] = (target, score.detach(), bundled([next(found) for _ in parts_of(credited[i])]))
+                    gradients[i] = (score.detach(), bundled([next(found) for _ in parts_of(credited[i])]))
         told: list[Features] = [logits.detach()]
-        for features, (target, score, gradient) in zip(credited, gradients, strict=True):
-            told += [target, accumulated(score), at_least_float32(features.detach()), at_least_float32(gradient)]
+        for features, (score, gradient) in zip(credited, gradients, strict=True):
+            told += [accumulated(score), at_least_float32(gradient)]
+            if features is not leaf:
+                told.append(at_least_float32(features.detach()))
         return tuple(told)
 
     logits, *told = passes.over(len(x), one_pass)
-    columns = [told[i : i + 4] for i in range(0, len(told), 4)]
-    points = tuple(Point(parts_of(score)[0], features, gradient) for _, score, features, gradient in columns)
-    return Pass(parts_of(logits)[0], tuple(parts_of(target)[0] for target, *_ in columns), points)
+    left = iter(told)
+    points = []
+    for site in sites:
+        score, gradient = next(left), next(left)
+        features = at_least_float32(x) if isinstance(site, Input) else next(left)
+        points.append(Point(parts_of(score)[0], features, gradient))
+    return Pass(parts_of(logits)[0], tuple(points))
 
 
 def _key(sites: Sequence[Site], aims: Sequence[Aim], model: Score) -> Hashable:
     """What such a pass depends on beside x and the labels; None where there is more to it."""
     keys = (model.key, *(site.key for site in sites))
     return None if None in keys else ("evaluate", keys, tuple(aims))
-
-
-def _unasked(logits: Tensor) -> tuple[Tensor, Tensor, Features]:
-    return logits, logits, logits

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attribution.answer import Answer, Asking, leading, recorded
+from attribution.bundle import sent
 from attribution.evaluate import evaluate
 from attribution.images import Images, Normalisation
 from attribution.metrics import Metric
@@ -53,17 +54,20 @@ def explain(
     refuse_training(model)
     passes = passes or Passes(rows_per_pass)
     explained = Score(model=model, read=score, dtype=dtype_to_cast(model, images.pixels))
-    prediction = torch.full((len(images),), -1, device=images.pixels.device)
-    probability = torch.full((len(images),), torch.nan, device=images.pixels.device)
+    reads_labels = any(Aim(question.target).is_label for question in questions)
+    labels = sent(images.labels, images.pixels.device) if reads_labels else images.labels
     logits, points, led, started = None, {}, {}, time.perf_counter()
     tails: dict[str, Tail] = {}
-    if score is None:
+    if score is not None:
+        prediction = torch.full((len(images),), -1, device=images.pixels.device)
+        probability = torch.full((len(images),), torch.nan, device=images.pixels.device)
+    else:
         shared = [q for q in dict.fromkeys(questions) if q.reads_pass or q.looks_at_layer]
         leader = None if shared else next((q for q in questions if q.predicts), None)
         walker = None if shared or leader else next((q for q in questions if q.walks_from_layer), None)
         record = None if walker is None else recorded(walker, model, explained, images, passes)
         if leader is not None:
-            first = leading(leader, model, explained, images, passes, seed)
+            first = leading(leader, model, explained, images, labels, passes, seed)
             logits, led = first.logits, {leader: first}
         elif walker is not None and record is not None:
             tail, logits = record
@@ -71,13 +75,16 @@ def explain(
         else:
             sites = [site_read(question, model, explained, passes) for question in shared]
             aims = [Aim(question.target) for question in shared]
-            seen = evaluate(sites, images.pixels, aims, images.labels, model=explained, passes=passes)
+            seen = evaluate(sites, images.pixels, aims, labels, model=explained, passes=passes)
             logits, points = seen.logits, dict(zip(shared, seen.points, strict=True))
         assert logits is not None
+        for text in dict.fromkeys(question.target for question in questions if question.is_aimed):
+            Aim(text).check(logits.shape[1], images.labels)
         probability, prediction = logits.float().softmax(1).max(1)
     asking = Asking(
         model=model,
         images=images,
+        labels=labels,
         explained=explained,
         passes=passes,
         logits=logits,

@@ -74,6 +74,22 @@ class Front:
         return tuple(tensor for tensor, _ in self.kept)
 
     @property
+    def is_overwritten(self) -> bool:
+        """Whether something behind the place has written into what is kept for it."""
+        return any(tensor._version != version for tensor, version in self.kept)  # noqa: SLF001  # the documented counter has no public name
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that the recorded pass told."""
+        return (*tensors_in(self.output), *self.activation, *self.left)
+
+    def telling(self, tensors: Sequence[Tensor]) -> Front:
+        """The same calls in a pass that told other tensors in place of these."""
+        others = {id(old): new for old, new in zip(self.tensors, tensors, strict=True)}
+        left = self.leaving(tensors[len(tensors) - len(self.kept) :])
+        return replace(left, output=_exchanged(self.output, others), activation=_exchanged(self.activation, others))
+
+    @property
     def functions(self) -> tuple[Callable[..., Any], ...]:
         """What is called before the place and has to be answered, in order."""
         return tuple(call.function for call in self.calls)
@@ -88,7 +104,7 @@ class Front:
     @contextmanager
     def answering(self) -> Iterator[_Answering]:
         """A pass in which the calls before the place are answered from the record."""
-        if any(tensor._version != version for tensor, version in self.kept):  # noqa: SLF001  # the documented counter has no public name
+        if self.is_overwritten:
             raise FrontDiffers("the model overwrites a tensor made before the layer")
         answers = _Answering(self.calls)
         with answers, answered(self.modules):

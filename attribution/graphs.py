@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ Told = tuple[Features, ...]
 """What a pass tells: score, features, gradient, logits, ..., each with a row for each row of its inputs."""
 
 OnePass = Callable[..., Told]
-"""A pass as a function of tensors alone, which it must not keep."""
+"""A pass as a function of tensors alone, which it must neither keep nor write into."""
 
 TOLERANCE = 1e-4
 """How far a replay may be from the pass itself, relative to its norm: where the device's algorithms are not fixed, two runs
@@ -48,14 +49,16 @@ class Graphs:
     def __init__(self, capture: Capture | None = None) -> None:
         self._capture = capture or CudaCapture()
         self._met: set[Hashable] = set()
-        self._captured: dict[Hashable, Captured | None] = {}  # None: refused
+        self._captured: dict[Hashable, _Recording | None] = {}  # None: refused
+        self.known: dict[Hashable, Any] = {}
+        """What else there is to remember of a pass, by its key, as long as recordings are."""
         self.refused: list[str] = []
 
     def run(self, key: Hashable, one_pass: OnePass, *inputs: Tensor) -> Told:
         """What `one_pass` tells of the inputs; `key` names everything else that it depends on."""
         form = (key, *((tensor.shape, tensor.dtype) for tensor in inputs))
         if (captured := self._captured.get(form)) is not None:
-            return _replayed(captured, inputs)
+            return captured.replayed(inputs)
         told = one_pass(*inputs)
         if form in self._met and form not in self._captured:
             self._captured[form] = self._verified(one_pass, inputs, told)
@@ -67,12 +70,13 @@ class Graphs:
         held = any(captured is not None for captured in self._captured.values())
         self._captured.clear()
         self._met.clear()
+        self.known.clear()
         return held
 
-    def _verified(self, one_pass: OnePass, inputs: Sequence[Tensor], told: Told) -> Captured | None:
+    def _verified(self, one_pass: OnePass, inputs: Sequence[Tensor], told: Told) -> _Recording | None:
         try:
-            captured = self._capture(one_pass, inputs)
-            moved = _distance(_replayed(captured, inputs), told)
+            captured = _Recording(self._capture(one_pass, inputs))
+            moved = _distance(captured.replayed(inputs), told)
         except Exception as error:  # noqa: BLE001  # whatever a recording dies of, the pass itself has just worked
             self._refuse(str(error).strip().split("\n", 1)[0])
             return None
@@ -101,12 +105,42 @@ class CudaCapture:
         return Captured(own, outputs, graph.replay)
 
 
-def _replayed(captured: Captured, inputs: Sequence[Tensor]) -> Told:
-    for own, given in zip(captured.inputs, inputs, strict=True):
-        own.copy_(given)
-    captured.replay()
-    # The next replay overwrites them.
-    return tuple(bundled([part.clone() for part in parts_of(output)]) for output in captured.outputs)
+class _Recording:
+    """A captured pass, and what its inputs are copies of."""
+
+    def __init__(self, captured: Captured) -> None:
+        self._captured = captured
+        self._inputs = [_Input(own) for own in captured.inputs]
+
+    def replayed(self, inputs: Sequence[Tensor]) -> Told:
+        """What the pass tells of them."""
+        for own, given in zip(self._inputs, inputs, strict=True):
+            own.take(given)
+        self._captured.replay()
+        # The next replay overwrites them.
+        return tuple(bundled([part.clone() for part in parts_of(output)]) for output in self._captured.outputs)
+
+
+@dataclass(slots=True, eq=False)
+class _Input:
+    """A recording's own copy of an input. The steps of a path and the samples of a mean share all inputs but one."""
+
+    own: Tensor
+    given: Tensor | None = None
+    """What it is a copy of, held so that its memory becomes nobody else's."""
+    version: int = 0
+
+    def take(self, given: Tensor) -> None:
+        """Copy the input, unless that is there already."""
+        if self.given is not None and self._holds(self.given, given):
+            return
+        self.own.copy_(given)
+        self.given, self.version = given, given._version  # noqa: SLF001  # the documented counter has no public name
+
+    def _holds(self, known: Tensor, given: Tensor) -> bool:
+        """The same memory, which nobody has written into since; shape and dtype are the same of all inputs."""
+        is_there = known.data_ptr() == given.data_ptr() and known.stride() == given.stride()
+        return is_there and given._version == self.version  # noqa: SLF001  # as above
 
 
 def _distance(ours: Told, theirs: Told) -> float:

@@ -1,6 +1,7 @@
 """Images as the engine takes them: normalised pixels that know who they are."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -13,10 +14,10 @@ class Normalisation:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
 
-    def normalised(self, level: float) -> Tensor:
-        """One grey level as the model sees it.  -> (C, 1, 1)"""
-        mean, std = torch.tensor(self.mean, dtype=torch.float64), torch.tensor(self.std, dtype=torch.float64)
-        return ((level - mean) / std).reshape(-1, 1, 1)
+    def normalised(self, level: float, like: Tensor) -> Tensor:
+        """One grey level as the model sees it, as a number `like` those of the pixels.  -> (C, 1, 1)"""
+        levels = tuple((level - mean) / std for mean, std in zip(self.mean, self.std, strict=True))
+        return per_channel(levels, like.dtype, like.device)
 
     def pixels(self, normalised: Tensor) -> Tensor:
         """The values in [0, 1] again.  (N, C, H, W)"""
@@ -24,10 +25,17 @@ class Normalisation:
         return normalised * std + mean
 
 
+@lru_cache(maxsize=64)
+def per_channel(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number for each channel, sent once to a device that would be waited for; not to be written into.  -> (C, 1, 1)"""
+    return torch.tensor(numbers, dtype=dtype).reshape(-1, 1, 1).to(device)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Images:
     """A shard's images: pixels (N, C, H, W) normalised, their keys, labels (N,) with -1 where there is none.
 
+    Labels are best left on the host, which asks whether one is missing and would wait for a device to tell.
     `references` (K, C, H, W) and `mean` (C, H, W) serve the baselines of these names, normalised likewise; `mask`
     (N or 1, ...) of whole numbers serves the regions of this name.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -20,14 +20,14 @@ class Known(Site):
     """A site of which something is known at one x from a pass that was shared; everything else it asks the site itself."""
 
     def __init__(
-        self, site: Site, x: Features, score: Tensor, point: Point | None = None, tail: Tail | None = None
+        self, site: Site, x: Features, score: Callable[[], Tensor], point: Point | None = None, tail: Tail | None = None
     ) -> None:
         super().__init__(site.explained, site.passes)
         self.site, self.x, self.known_score, self.point, self.known_tail = site, x, score, point, tail
 
     def score(self, x: Features) -> Tensor:
         """The known score, or the site's."""
-        return self.known_score if x is self.x else self.site.score(x)
+        return self.known_score() if x is self.x else self.site.score(x)
 
     def features(self, x: Features) -> Features:
         """The known features, or the site's."""
@@ -38,6 +38,10 @@ class Known(Site):
     def at(self, x: Features) -> Point:
         """The known point, or the site's."""
         return self.point if self.point is not None and x is self.x else self.site.at(x)
+
+    def gradient(self, x: Features) -> Features:
+        """The known point's, or the site's."""
+        return self.point.gradient if self.point is not None and x is self.x else self.site.gradient(x)
 
     def mean_gradient(self, start: Features, path: Features, steps: Steps) -> Features:
         """The site's."""

@@ -38,7 +38,7 @@ class Layer(Site):
         """The layer's activation, by a pass that ends there; for a baseline that all images share, by one of one row."""
         with torch.no_grad():
             if self.is_one_image(x):
-                (one,) = _activated(self, x[:1], slice(0, 1))
+                (one,) = self.replayed(_activated, _activated, x[:1], slice(0, 1))
                 return bundled([part.expand(len(x), *part.shape[1:]) for part in parts_of(one)])
             return self.passes.over(len(x), lambda rows: self.replayed(_activated, _activated, x[rows], rows))[0]
 

@@ -2,8 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -41,29 +42,35 @@ class Draws:
 
     def uniform(self, draw: int, like: Tensor) -> Tensor:
         """One number in [0, 1) per image, in the dtype and on the device of `like`.  (N,)"""
-        numbers = [
-            torch.rand((), generator=self.generator(key, "uniform", draw), dtype=torch.float64) for key in self.keys
-        ]
-        return sent(torch.stack(numbers), like.device).to(like)
+        numbers = torch.empty(len(self.keys), dtype=torch.float64)
+        for number, generator in zip(numbers.unbind(), self._generators("uniform", draw), strict=True):
+            number.uniform_(generator=generator)
+        return sent(numbers, like.device).to(like)
 
     def integers(self, high: int, draw: int) -> Tensor:
-        """One integer in [0, high) per image, on the CPU.  (N,)"""
-        return torch.stack(
-            [torch.randint(high, (), generator=self.generator(key, "integer", draw)) for key in self.keys]
-        )
+        """One integer in [0, high) per image, on the CPU; not to be written into.  (N,)"""
+        return _integers(self, high, draw)
 
     def table(self, counts: Tensor, draw: int) -> Tensor:
         """`counts[i]` numbers in [0, 1) for image i, and 2 behind them, on the CPU.  (N,) -> (N, max count)"""
         table = torch.full((len(self.keys), int(counts.max())), 2.0)
-        for row, key, count in zip(table, self.keys, counts.tolist(), strict=True):
-            row[:count] = torch.rand(count, generator=self.generator(key, "table", draw))
+        for row, generator, count in zip(table, self._generators("table", draw), counts.tolist(), strict=True):
+            row[:count] = torch.rand(count, generator=generator)
         return table
 
     def generator(self, key: str, kind: str, draw: int, device: torch.device | str = "cpu") -> torch.Generator:
         """A generator of its own for one image, kind of number and draw."""
+        return torch.Generator(device).manual_seed(self._seed(key, kind, draw))
+
+    def _seed(self, key: str, kind: str, draw: int) -> int:
         identity = f"{self.seed}\0{key}\0{self.path}\0{kind}\0{draw}".encode()
-        seed = int.from_bytes(hashlib.blake2b(identity, digest_size=8).digest(), "little") >> 1
-        return torch.Generator(device).manual_seed(seed)
+        return int.from_bytes(hashlib.blake2b(identity, digest_size=8).digest(), "little") >> 1
+
+    def _generators(self, kind: str, draw: int, device: torch.device | str = "cpu") -> Iterator[torch.Generator]:
+        """Each image's generator in turn: one, seeded anew, which takes half as long as another one."""
+        generator = torch.Generator(device)
+        for key in self.keys:
+            yield generator.manual_seed(self._seed(key, kind, draw))
 
     def _rows(
         self, kind: str, like: Features, draw: int, fill: Callable[[Tensor, torch.Generator], Tensor]
@@ -71,10 +78,20 @@ class Draws:
         filled = []
         for number, part in enumerate(parts_of(like)):
             numbers = torch.empty_like(part, memory_format=torch.contiguous_format)
-            for row, key in zip(numbers, self.keys, strict=True):
-                fill(row, self.generator(key, f"{kind}{number}", draw, part.device))
+            generators = self._generators(f"{kind}{number}", draw, part.device)
+            for row, generator in zip(numbers.unbind(), generators, strict=True):
+                fill(row, generator)
             filled.append(numbers)
         return bundled(filled)
+
+
+@lru_cache(maxsize=128)
+def _integers(draws: Draws, high: int, draw: int) -> Tensor:
+    """Kept for a method's second look at what it has drawn, when it says what its map adds up to."""
+    numbers = torch.empty(len(draws.keys), dtype=torch.int64)
+    for number, generator in zip(numbers.unbind(), draws._generators("integer", draw), strict=True):  # noqa: SLF001  # its own
+        number.random_(0, high, generator=generator)
+    return numbers
 
 
 def noisy(x: Features, stdev: Stdev, draws: Draws, draw: int) -> Features:

@@ -1,6 +1,7 @@
 """Where along a path the gradient is taken, and with which weight."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 
@@ -12,6 +13,7 @@ Steps = Sequence[tuple[float, float]]
 Rule = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 
+@cache
 def quadrature(method: str, n_steps: int) -> Steps:
     """The pairs (alpha, weight) of an n-point rule on [0, 1].
 
@@ -23,7 +25,7 @@ def quadrature(method: str, n_steps: int) -> Steps:
     if n_steps < 1 or (method == "riemann_trapezoid" and n_steps < 2):
         raise AttributionError(f"n_steps={n_steps} is too few for {method}")
     alphas, weights = RULES[method](n_steps)
-    return list(zip(alphas.tolist(), weights.tolist(), strict=True))
+    return tuple(zip(alphas.tolist(), weights.tolist(), strict=True))
 
 
 def nested(count: int) -> Steps:

@@ -78,12 +78,10 @@ class Score:
         """The same model explained at another target."""
         return replace(self, target=target)
 
-    def of_one(self, x: Features, count: int) -> Tensor:
-        """The score of one image for each of `count` rows' targets, from a single row.  x (1, ...) -> (count,)"""
-        if self.target is None:
-            return self(x).expand(count)
+    def of_one(self, x: Features) -> Tensor:
+        """The score of one image at each row's target, from a single row.  x (1, ...) -> (targets,), or (1,) without them"""
         output = self.output(x)
-        return self.of(output.expand(count, *output.shape[1:]))
+        return self.of(output if self.target is None else output.expand(len(self.target), *output.shape[1:]))
 
     def rows(self, rows: Rows) -> Score:
         """The score of those rows only."""
@@ -107,17 +105,18 @@ class Aiming(Score):
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The labels, of which a target may be one."""
-        return (self.labels,)
+        """The labels, where they are the target."""
+        return (self.labels,) if self.aim.is_label else ()
 
     def having(self, *tensors: Tensor) -> Aiming:
         """The same for other labels."""
-        return replace(self, labels=tensors[0])
+        return replace(self, labels=tensors[0]) if tensors else self
 
     def settled(self, output: Any) -> Score:
         """The model's score at the target of each row; any class where there is none."""
-        target = self.aim.choose(logits_of(output).detach(), self.labels)
-        return Score(model=self.model, target=target.clamp(min=0), arguments=self.arguments, dtype=self.dtype)
+        logits = logits_of(output).detach()
+        target = self.aim.choose(logits, self.labels).clamp(0, logits.shape[1] - 1)
+        return Score(model=self.model, target=target, arguments=self.arguments, dtype=self.dtype)
 
     def rows(self, rows: Rows) -> Aiming:
         """The score of those rows only."""
@@ -191,7 +190,9 @@ class AtIndex:
 def refuse_training(model: Callable[..., Any]) -> None:
     """Refuse a model whose answers change from call to call or with the batch."""
     unstable = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)  # noqa: SLF001  # torch has no public name for them
-    modules = model.modules() if isinstance(model, nn.Module) else ()
+    modules = [model] if isinstance(model, nn.Module) else []
+    for module in modules:  # `model.modules()` names them all, which takes ten times as long
+        modules += [inside for inside in module._modules.values() if inside is not None]  # noqa: SLF001  # as `children()`
     if any(module.training and isinstance(module, unstable) for module in modules):
         raise ModelError(
             "the model is in training mode, where its answers depend on the batch: call model.eval() first"

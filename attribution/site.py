@@ -57,13 +57,14 @@ class Site(ABC):
         """
         with torch.no_grad():
             if self.is_one_image(x):
-                return accumulated(self.explained.of_one(x[:1], len(x)))
+                (score,) = self.replayed(_scored_as_one, _scored_as_one, x[:1], slice(0, len(x)))
+                return parts_of(score)[0].expand(len(x))
             (score,) = self.passes.over(len(x), lambda rows: self._told(_scored, x[rows], rows))
         return parts_of(score)[0]
 
     def gradient(self, x: Features) -> Features:
         """The derivative of the score with respect to the features, at image x.  -> (N, *features)"""
-        return self.at(x).gradient
+        return self.passes.over(len(x), lambda rows: self._told(_sloped, x[rows], rows))[0]
 
     def at(self, x: Features) -> Point:
         """Score, features and gradient of one pass."""
@@ -81,7 +82,7 @@ class Site(ABC):
             for number, (alpha, weight) in enumerate(steps):
                 if number:
                     self.passes.passed(count_of(rows))
-                *_, gradient = self._told(_pointed, torch.add(near, way, alpha=alpha), rows)
+                (gradient,) = self._told(_sloped, torch.add(near, way, alpha=alpha), rows)
                 total = torch.add(total, gradient, alpha=weight)
             return (total,)
 
@@ -241,6 +242,15 @@ Ask = Callable[..., Told]
 
 def _scored(site: Site, x: Features, rows: Rows) -> Told:
     return (accumulated(site._score(x, rows)),)  # noqa: SLF001  # the verbs of one family
+
+
+def _scored_as_one(site: Site, x: Features, _rows: Rows) -> Told:
+    return (accumulated(site.explained.of_one(x)),)
+
+
+def _sloped(site: Site, x: Features, rows: Rows) -> Told:
+    with torch.enable_grad():
+        return (site._at(x, rows).gradient,)  # noqa: SLF001  # as above
 
 
 def _pointed(site: Site, x: Features, rows: Rows) -> Told:

@@ -25,7 +25,7 @@ class Surrogate:
         row = torch.cat(
             [torch.ones_like(score).unsqueeze(1), score.unsqueeze(1), sent(kept, score.device).to(score)], 1
         ).double()
-        weights = torch.as_tensor(weight, dtype=torch.float64, device=row.device).expand(len(row))
+        weights = weight.to(row) if isinstance(weight, Tensor) else torch.full_like(row[:, 0], weight)
         self._sums = self._sums + weights[:, None, None] * row.unsqueeze(2) * row.unsqueeze(1)
 
     def least_squares(self) -> Tensor:
@@ -40,7 +40,7 @@ class Surrogate:
         """Images with equally many regions together, so that an image's numbers don't depend on the others' regions."""
         coefficients = torch.zeros_like(self._sums[:, 0, 2:])
         for count in sorted(set(self._counts.tolist())):
-            rows = (self._counts == count).nonzero()[:, 0].to(self._sums.device)
+            rows = sent((self._counts == count).nonzero()[:, 0], self._sums.device)
             sums = self._sums[rows, : count + 2, : count + 2]
             mean = sums[:, 0] / sums[:, 0, :1]
             second = sums / sums[:, :1, :1] - mean.unsqueeze(2) * mean.unsqueeze(1)  # weighted covariances

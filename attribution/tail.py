@@ -142,11 +142,31 @@ class Tail(Site):
         key = (rows.start, rows.stop) if isinstance(rows, slice) else (int(rows[0]), int(rows[0]) + len(rows))
         if key not in self._fronts:
             self._settle_call(rows)
-            explained, image = self.explained.rows(rows), self.x[rows]
             with torch.no_grad():
-                like = next(iter(self._fronts.values()), None)
-                self._fronts[key] = Front.record(lambda: explained.output(image), self.place, like)
+                self._fronts[key] = self._recorded(self.explained.rows(rows), self.x[rows])
         return self._fronts[key]
+
+    def _recorded(self, explained: Score, x: Features) -> Front:
+        """By a pass that is captured where it can be: of other images it makes the same calls, and tells other tensors."""
+        graphs = self.passes.capturing(self.layer.key, x)
+        if graphs is None:
+            like = next(iter(self._fronts.values()), None)
+            return Front.record(lambda: explained.output(x), self.place, like)
+        key, made = (Front, self.layer.key, self.place, x.shape, x.dtype), list[Front]()
+
+        def one_pass(x: Tensor) -> Told:
+            front = Front.record(lambda: explained.output(x), self.place, graphs.known.get(key))
+            if front.is_overwritten:
+                raise FrontDiffers("the model overwrites a tensor made before the layer")
+            made.append(front)
+            return front.tensors
+
+        told = graphs.run(key, one_pass, x)
+        if made:  # the first of x itself, a second by the recording
+            graphs.known[key] = made[0]
+            return made[0]
+        known: Front = graphs.known[key]
+        return known.telling(told)
 
     def _give_up_replaying(self, reason: FrontDiffers) -> None:
         logger.info("a layer's front can't be replayed, the whole model runs instead: %s", reason)

@@ -44,22 +44,29 @@ class Aim:
                 f"target {self.text!r} not understood; use predicted, label, a class index, or top2, top3, ..."
             )
 
+    @property
+    def is_label(self) -> bool:
+        """Whether it depends on the image's label, which may be missing."""
+        return self.text == "label"
+
     def choose(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The class for each row; -1 where there is none, i.e. a label that is missing.  (N, classes), (N,) -> (N,)"""
-        classes = logits.shape[1]
+        """The class for each row; -1 where there is none, i.e. a label that is missing.  (N, classes), (N,) -> (N,)
+
+        Whether the model has such a class, `check` says.
+        """
         if self.text == "predicted":
             return logits.argmax(1)
         if self.text.startswith("top"):
             rank = int(self.text.removeprefix("top"))
-            if rank > classes:
-                raise TargetError(f"target {self.text!r} asks for more classes than the model's {classes}")
+            if rank > logits.shape[1]:
+                raise TargetError(f"target {self.text!r} asks for more classes than the model's {logits.shape[1]}")
             return logits.topk(rank, dim=1).indices[:, -1]
-        if self.text == "label":
-            chosen = labels.to(logits.device)
-        else:
-            chosen = torch.full((len(logits),), int(self.text), device=logits.device)
-        if int(chosen.max()) >= classes:
-            raise TargetError(
-                f"target {int(chosen.max())} is not one of the model's {classes} classes (0 to {classes - 1})"
-            )
-        return chosen
+        if self.is_label:
+            return labels.to(logits.device)
+        return torch.full((len(logits),), int(self.text), device=logits.device)
+
+    def check(self, classes: int, labels: Tensor) -> None:
+        """Refuse a class that the model lacks. Labels of the host are looked at without waiting for its device."""
+        highest = int(labels.max()) if self.is_label else int(self.text) if self.text.isdigit() else 0
+        if highest >= classes:
+            raise TargetError(f"target {highest} is not one of the model's {classes} classes (0 to {classes - 1})")

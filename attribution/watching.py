@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -29,5 +30,11 @@ class Watching(TorchFunctionMode):
 
 def placeholder_for(tensor: Tensor) -> Tensor:
     """A tensor of the same shape that holds NaN and no memory: a call that no mode has seen carries it to the output."""
-    number: float = float("nan") if tensor.is_floating_point() or tensor.is_complex() else 0
-    return torch.full((), number, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+    nothing = _nothing.__wrapped__ if tensor.numel() == 1 else _nothing  # a single number can be written over
+    return nothing(tensor.dtype, tensor.device).expand(tensor.shape)
+
+
+@cache
+def _nothing(dtype: torch.dtype, device: torch.device) -> Tensor:
+    number: float = float("nan") if dtype.is_floating_point or dtype.is_complex else 0
+    return torch.full((), number, dtype=dtype, device=device)

@@ -1,7 +1,7 @@
 """A shard's images in, results and failures out: the only place where arrays cross from the engine to the store. No Ray."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from attribution.explain import Answer, Explanation, Images, Normalisation, explain
-from attribution.graphs import Graphs
+from attribution.graphs import Graphs, Told
+from attribution.images import per_channel
 from attribution.metrics import Metric
 from attribution.passes import Passes
 from attribution.question import Question
@@ -44,6 +45,14 @@ class Inquiry:
     """The model compiled, where the run is worth it."""
     graphs: Graphs | None = None
     """On a GPU: the passes that shards have in common, captured."""
+    seen_references: Tensor | None = field(init=False, default=None)
+    """(K, C, H, W), the references as the model sees them."""
+
+    def __post_init__(self) -> None:
+        """Send the references to the device once."""
+        if self.references is not None:
+            there = torch.from_numpy(np.array(self.references)).to(self.device)
+            object.__setattr__(self, "seen_references", _normalised(self, there))
 
     @property
     def rows_per_image(self) -> float:
@@ -170,13 +179,11 @@ def _seconds(lanes: Lanes, own: tuple[Any, Any], shared: tuple[Any, Any], sharer
 
 def to_device(inquiry: Inquiry, images: ShardImages, arrival: Arrival) -> Images:
     """The pixels as the model sees them: uint8 travels to the device, a quarter of the bytes, and becomes float there."""
-    references = None
-    if inquiry.references is not None:
-        references = _normalised(inquiry, torch.from_numpy(np.array(inquiry.references)).to(inquiry.device))
+    references = inquiry.seen_references
     return Images(
         pixels=_normalised(inquiry, arrival.take()),
         keys=images.keys,
-        labels=torch.from_numpy(images.labels).to(inquiry.device),
+        labels=torch.from_numpy(images.labels),
         normalisation=Normalisation(inquiry.mean, inquiry.std),
         references=references,
         mean=None if references is None else references.mean(0),
@@ -186,27 +193,30 @@ def to_device(inquiry: Inquiry, images: ShardImages, arrival: Arrival) -> Images
 def _normalised(inquiry: Inquiry, pixels: Tensor) -> Tensor:
     """(N, H, W, C) uint8 -> (N, C, H, W)"""
     dtype = torch.float64 if inquiry.precision == "float64" else torch.float32
-    mean, std = (torch.tensor(v, dtype=dtype).reshape(-1, 1, 1).to(pixels.device) for v in (inquiry.mean, inquiry.std))
+    mean, std = (per_channel(numbers, dtype, pixels.device) for numbers in (inquiry.mean, inquiry.std))
     seen = pixels.permute(0, 3, 1, 2)
     normalised = torch.empty(seen.shape, dtype=dtype, device=pixels.device).copy_(seen)
     return normalised.div_(255).sub_(mean).div_(std)  # in place: one array of this size, not four
 
 
 def _told(inquiry: Inquiry, answer: Answer) -> dict[str, Tensor]:
-    """What the host is told of an answer, computed on the device."""
+    """What the host is told of an answer, computed on the device: numbers by hundreds of small kernels, worth capturing."""
+    # A sum over channels is rounded after it is taken, which is the store's part.
+    keep_bits = inquiry.keep_bits if inquiry.store == "full" else EXACT
+
+    def shown(maps: Tensor) -> Told:
+        return (numbers(maps),) if inquiry.store == "none" else (numbers(maps), round_mantissa(maps, keep_bits))
+
+    graphs, maps = inquiry.graphs, answer.attribution
+    found = shown(maps) if graphs is None else graphs.run((numbers, inquiry.store, keep_bits), shown, maps)
     optional = {"convergence_delta": answer.convergence_delta, "steps": answer.steps, **answer.metrics}
-    told = {
+    return {
         "answered": answer.answered,
         "target": answer.target,
         "target_probability": answer.target_probability,
         **{name: values for name, values in optional.items() if values is not None},
-        "numbers": numbers(answer.attribution),
+        **dict(zip(("numbers", "maps"), found, strict=False)),
     }
-    if inquiry.store == "none":
-        return told
-    # A sum over channels is rounded after it is taken, which is the store's part.
-    keep_bits = inquiry.keep_bits if inquiry.store == "full" else EXACT
-    return {**told, "maps": round_mantissa(answer.attribution, keep_bits)}
 
 
 def _unanswered(answered: np.ndarray, question: Question, images: ShardImages) -> Iterator[Failure]:

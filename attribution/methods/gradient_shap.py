@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attribution.baselines import Baselines
-from attribution.bundle import Features, between, expanded, parts_of
+from attribution.bundle import Features, between, expanded, parts_of, sent
 from attribution.method import Cost, Method
 from attribution.noise import Draws, Stdev, check_stdev, noisy
 from attribution.site import Site
@@ -53,7 +53,7 @@ class GradientShap(Method):
         drawn = torch.stack([draws.integers(len(baselines), draw) for draw in range(self.n_samples)])  # (n_samples, N)
         reference = torch.zeros_like(site.score(x))
         for choice in sorted(set(drawn.flatten().tolist())):
-            share = (drawn == choice).float().mean(0).to(reference)
+            share = sent((drawn == choice).float().mean(0), reference.device).to(reference)
             reference = reference + share * site.score(expanded(baselines.members[choice], x))
         return site.score(x) - reference
 

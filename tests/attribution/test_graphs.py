@@ -3,38 +3,15 @@
 import pytest
 import torch
 from asking import AT_EVERY_PLACE, ask, expression, images
+from recording import counted, rerun, still
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from attribution.bundle import parts_of
-from attribution.explain import explain
-from attribution.graphs import Captured, CudaCapture, Graphs
+from attribution.explain import explain, resolve
+from attribution.graphs import CudaCapture, Graphs
 from attribution.passes import Passes
 from attribution.question import parse
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-
-
-def rerun(one_pass, inputs):
-    """Stands for a recording where there is no GPU: reads its own inputs and writes its own outputs, like a real one."""
-    own = tuple(tensor.clone() for tensor in inputs)
-    outputs = tuple(output.clone() for output in one_pass(*own))
-
-    def replay():
-        for output, new in zip(outputs, one_pass(*own), strict=True):
-            for part, value in zip(parts_of(output), parts_of(new), strict=True):
-                part.copy_(value)
-
-    return Captured(own, outputs, replay)
-
-
-def counted():
-    """Graphs, and the recordings that they make."""
-    kept = []
-
-    def capture(one_pass, inputs):
-        kept.append(rerun(one_pass, inputs))
-        return kept[-1]
-
-    return Graphs(capture), kept
 
 
 def twice(x):
@@ -54,6 +31,45 @@ def test_every_method_answers_the_same_from_captured_passes(model, x, name, plac
     assert torch.equal(replayed.target, plain.target)
     if plain.convergence_delta is not None:
         assert torch.equal(replayed.convergence_delta, plain.convergence_delta)
+
+
+class Waits(TorchDispatchMode):
+    """The calls for which the host would wait for its GPU: those that tell it a number, a shape or a place."""
+
+    CALLS = frozenset({"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "_unique2"})
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if (name := func.overloadpacket.__name__) in self.CALLS:
+            self.calls.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+UNWAITING = [
+    "saliency",
+    "ig(n_steps=3)",
+    "gradshap(n_samples=2)",
+    "deep_lift",
+    "lrp",
+    "guided_backprop",
+    "occlusion(window=6, stride=6)",
+]
+UNWAITING += ["activation(at='tail')", "grad_cam(at='tail')", "guided_grad_cam(at='tail')", "conductance(at='tail')"]
+UNWAITING += ["ig(at='tail', n_steps=3)"]
+
+
+@pytest.mark.parametrize("target", ["predicted", "top2", "3"])
+@pytest.mark.parametrize("text", UNWAITING)
+def test_replaying_never_waits_for_the_device(model, x, text, target):
+    graphs, question = Graphs(still), resolve(parse(text, target=target), model, x[:1])
+    for _ in range(2):
+        list(explain(model, images(x), [question], passes=Passes(2, graphs=graphs)).answers)
+    with Waits() as waits:
+        list(explain(model, images(x), [question], passes=Passes(2, graphs=graphs)).answers)
+    assert waits.calls == []
 
 
 def test_targets_are_inputs_of_a_pass_and_not_part_of_it(model, x):
@@ -87,6 +103,30 @@ def test_what_a_replay_told_stays_as_it_was():
     graphs = Graphs(rerun)
     told = [graphs.run("key", twice, torch.full((2,), float(number)))[0] for number in range(5)]
     assert [t.tolist() for t in told] == [[2.0 * number] * 2 for number in range(5)]
+
+
+def test_an_input_that_was_written_into_is_copied_again():
+    graphs, x = Graphs(rerun), torch.zeros(2)
+    for number in range(5):
+        told = graphs.run("key", twice, x.fill_(number)), graphs.run("key", twice, x)
+        assert [each.tolist() for (each,) in told] == [[2.0 * number] * 2] * 2
+
+
+def test_a_front_is_not_taken_from_its_recording_where_the_model_writes_over_it(x):
+    class Overwriting(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.block = torch.nn.Conv2d(3, 6, 3, padding=1), torch.nn.Conv2d(6, 6, 3, padding=1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return x.add_(self.block(x).relu()).mean((2, 3))
+
+    model, graphs = Overwriting().double().eval().requires_grad_(requires_grad=False), Graphs(rerun)
+    text = "ig(n_steps=3, at='block')"
+    for shard in (x, x, x.flip(0)):
+        told = ask(model, images(shard), text, passes=Passes(4, graphs=graphs))
+        torch.testing.assert_close(told.attribution, ask(model, images(shard), text).attribution, rtol=0, atol=1e-14)
 
 
 def test_a_pass_that_can_not_be_recorded_stays_as_it_is_and_is_not_tried_again():

@@ -5,11 +5,15 @@ import pytest
 import torch
 
 from attribution.explain import Images, Normalisation, explain, resolve
+from attribution.graphs import Graphs
 from attribution.metrics import parse_metric
 from attribution.question import parse
 from jobs.decoding import ShardImages
-from jobs.shard import Inquiry, attribute_shard, rows_asked
+from jobs.lanes import Lanes
+from jobs.shard import Inquiry, attribute_shard, rows_asked, to_device
+from jobs.statistics import COLUMNS
 from storage.records import Failure, Result
+from tests.attribution.recording import rerun
 from tests.jobs import tiny
 
 MEAN, STD = tiny.PREPROCESSING.mean, tiny.PREPROCESSING.std
@@ -73,6 +77,29 @@ def test_maps_and_numbers_are_the_engines():
             answer.question.at,
             None if answer.question.of is None else str(answer.question.of),
         )
+
+
+@pytest.mark.parametrize("store", ["full", "none"])
+def test_what_is_told_of_an_answer_is_captured_too(store):
+    graphs = Graphs(rerun)
+    plain, captured = (inquiry("saliency", keep_bits=4, store=store, graphs=each) for each in (None, graphs))
+    for _ in range(2):  # met, captured
+        list(attribute_shard(captured, shard(4)))
+    (known,), (told,) = (results(attribute_shard(each, shard(4, [4, 3, 2, 1]))) for each in (plain, captured))
+    assert graphs.refused == []
+    assert (None if known.maps is None else known.maps.tobytes()) == (
+        told.maps if told.maps is None else told.maps.tobytes()
+    )
+    for name in COLUMNS:
+        assert known.summary[name].tobytes() == told.summary[name].tobytes()
+
+
+def test_references_are_sent_to_the_device_once():
+    asked = inquiry("deep_lift(baseline='mean')", references=np.full((2, 16, 16, 3), 51, dtype=np.uint8))
+    seen = [to_device(asked, shard(), Lanes(asked.device).over(shard().pixels)) for _ in range(2)]
+    assert seen[0].references is seen[1].references
+    expected = ((51 / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).reshape(3, 1, 1).expand(3, 16, 16)
+    torch.testing.assert_close(seen[0].mean, expected)
 
 
 def test_statistics_are_taken_before_rounding():
