@@ -73,19 +73,16 @@ def evaluate(
                 for i in mine:
                     gradients[i] = (score.detach(), bundled([next(found) for _ in parts_of(credited[i])]))
         told: list[Features] = [logits.detach()]
-        for features, (score, gradient) in zip(credited, gradients, strict=True):
-            told += [accumulated(score), at_least_float32(gradient)]
-            if features is not leaf:
-                told.append(at_least_float32(features.detach()))
+        for site, features, (score, gradient) in zip(sites, credited, gradients, strict=True):
+            told += [accumulated(score), at_least_float32(gradient), *site.telling(features)]
         return tuple(told)
 
     logits, *told = passes.over(len(x), one_pass)
-    left = iter(told)
     points = []
     for site in sites:
-        score, gradient = next(left), next(left)
-        features = at_least_float32(x) if isinstance(site, Input) else next(left)
-        points.append(Point(parts_of(score)[0], features, gradient))
+        score, gradient, *told = told
+        points.append(Point(parts_of(score)[0], site.credited(x, told), gradient))
+        told = told if site.credits_x else told[1:]
     return Pass(parts_of(logits)[0], tuple(points))
 
 

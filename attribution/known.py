@@ -23,6 +23,7 @@ class Known(Site):
         self, site: Site, x: Features, score: Callable[[], Tensor], point: Point | None = None, tail: Tail | None = None
     ) -> None:
         super().__init__(site.explained, site.passes)
+        self.credits_x = site.credits_x
         self.site, self.x, self.known_score, self.point, self.known_tail = site, x, score, point, tail
 
     def score(self, x: Features) -> Tensor:

@@ -3,8 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +22,8 @@ class Draws:
     seed: int
     keys: tuple[str, ...]
     path: str = ""
+    _drawn: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """By range and draw, for a method's second look at its integers when it says what its map adds up to."""
 
     def within(self, draw: int | str) -> "Draws":
         """The draws inside draw `draw` of an outer loop, e.g. of a noise tunnel around a stochastic method."""
@@ -49,7 +50,11 @@ class Draws:
 
     def integers(self, high: int, draw: int) -> Tensor:
         """One integer in [0, high) per image, on the CPU; not to be written into.  (N,)"""
-        return _integers(self, high, draw)
+        if (high, draw) not in self._drawn:
+            numbers = self._drawn[high, draw] = torch.empty(len(self.keys), dtype=torch.int64)
+            for number, generator in zip(numbers.unbind(), self._generators("integer", draw), strict=True):
+                number.random_(0, high, generator=generator)
+        return self._drawn[high, draw]
 
     def table(self, counts: Tensor, draw: int) -> Tensor:
         """`counts[i]` numbers in [0, 1) for image i, and 2 behind them, on the CPU.  (N,) -> (N, max count)"""
@@ -83,15 +88,6 @@ class Draws:
                 fill(row, generator)
             filled.append(numbers)
         return bundled(filled)
-
-
-@lru_cache(maxsize=128)
-def _integers(draws: Draws, high: int, draw: int) -> Tensor:
-    """Kept for a method's second look at what it has drawn, when it says what its map adds up to."""
-    numbers = torch.empty(len(draws.keys), dtype=torch.int64)
-    for number, generator in zip(numbers.unbind(), draws._generators("integer", draw), strict=True):  # noqa: SLF001  # its own
-        number.random_(0, high, generator=generator)
-    return numbers
 
 
 def noisy(x: Features, stdev: Stdev, draws: Draws, draw: int) -> Features:

@@ -65,7 +65,8 @@ def propagated(
                 absorbed[reason] = absorbed.get(reason, 0.0) + float(amount)
         return (
             accumulated(ruled.score.detach()),
-            *map(at_least_float32, (ruled.features.detach(), gradient)),
+            at_least_float32(gradient),
+            *site.telling(ruled.features),
             *ruled.told,
         )
 
@@ -74,8 +75,9 @@ def propagated(
             return ask(site, x[rows], rows)
         return site.replayed((propagated, rules), ask, x[rows], rows)
 
-    score, features, gradient, *told = site.passes.over(len(x), one_pass)
-    return Propagated(parts_of(score)[0], features, gradient, *told)
+    score, gradient, *told = site.passes.over(len(x), one_pass)
+    logits = told if site.credits_x else told[1:]
+    return Propagated(parts_of(score)[0], site.credited(x, told), gradient, *logits)
 
 
 def compared(

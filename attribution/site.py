@@ -46,6 +46,8 @@ class Site(ABC):
 
     is_of_images: ClassVar[bool] = True
     """Whether x is images, which a score depends on alone; a Tail's activation belongs to the image it was taken from."""
+    credits_x: bool = False
+    """Whether x itself is credited, so that no pass has to tell the features."""
 
     def __init__(self, explained: Score, passes: Passes | None = None) -> None:
         self.explained, self.passes = explained, passes or Passes()
@@ -68,8 +70,16 @@ class Site(ABC):
 
     def at(self, x: Features) -> Point:
         """Score, features and gradient of one pass."""
-        score, features, gradient = self.passes.over(len(x), lambda rows: self._told(_pointed, x[rows], rows))
-        return Point(parts_of(score)[0], features, gradient)
+        score, gradient, *features = self.passes.over(len(x), lambda rows: self._told(_pointed, x[rows], rows))
+        return Point(parts_of(score)[0], self.credited(x, features), gradient)
+
+    def credited(self, x: Features, told: Sequence[Features]) -> Features:
+        """The features at x, which a pass has told where they are not x itself."""
+        return at_least_float32(x.detach()) if self.credits_x else told[0]
+
+    def telling(self, features: Features) -> Told:
+        """What a pass has to tell of the features."""
+        return () if self.credits_x else (at_least_float32(features.detach()),)
 
     def mean_gradient(self, start: Features, path: Features, steps: Steps) -> Features:
         """The gradient at start + alpha * path, summed with the weights.  -> (N, *features); start may be one row for all
@@ -184,6 +194,8 @@ class Site(ABC):
 class Input(Site):
     """The images themselves are credited."""
 
+    credits_x = True
+
     def features(self, x: Features) -> Features:
         """X."""
         return x
@@ -256,4 +268,4 @@ def _sloped(site: Site, x: Features, rows: Rows) -> Told:
 def _pointed(site: Site, x: Features, rows: Rows) -> Told:
     with torch.enable_grad():
         point = site._at(x, rows)  # noqa: SLF001  # as above
-    return point.score.detach(), point.features.detach(), point.gradient
+    return point.score.detach(), point.gradient, *site.telling(point.features)

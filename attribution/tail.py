@@ -33,6 +33,7 @@ class Tail(Site):
     """
 
     is_of_images = False
+    credits_x = True
 
     def __init__(self, layer: Layer, x: Features) -> None:
         super().__init__(layer.explained, layer.passes)

@@ -131,5 +131,6 @@ def test_memory_holds_one_sum_however_many_steps(model, x, baseline, target, mon
         return original(self, points)
 
     monkeypatch.setattr(Input, "gradient", watched)
+    gc.collect()  # what earlier tests have left is not to go in the middle
     settled_mean(site, baseline, x, tolerance=1e-12, max_steps=10 * ROUND)
     assert alive[-1] == alive[2]
