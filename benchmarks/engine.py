@@ -47,6 +47,7 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         as_a_worker()
         self.asked, self.rows, self.compiles = arguments.precision, arguments.rows, arguments.compile
+        self.candidates = tuple(arguments.candidates.split(";")) if arguments.candidates else None
         self.threads = arguments.threads or torch.get_num_threads()
         self.clock = time.process_time if arguments.process_time else time.perf_counter
         self.use("float32" if self.asked == "auto" else self.asked)
@@ -82,7 +83,10 @@ class Bench:
             return [answer.attribution]
 
         kind = self.device.type
-        choice = settled(kind, [question], image_count=A_LONG_RUN) or choose(available(kind, self.given), maps_in)
+        candidates = [
+            name for name in available(kind, self.given) if self.candidates is None or name in self.candidates
+        ]
+        choice = settled(kind, [question], image_count=A_LONG_RUN) or choose(candidates, maps_in)
         self.use(choice.precision)
         return f"  {choice.precision} of " + ", ".join(f"{name} {kept:.3f}" for name, kept in choice.tried.items())
 
@@ -261,6 +265,7 @@ def options(told: str | None, count: int, rows: int) -> argparse.ArgumentParser:
         "--process-time", action="store_true", help="CPU time instead of wall time, on a shared machine"
     )
     parser.add_argument("--precision", default="float32", help="auto: for each method what a run would choose")
+    parser.add_argument("--candidates", help="precisions that auto tries, where time is short, separated by ;")
     parser.add_argument("--compile", action="store_true", help="as a long run on a GPU does")
     return parser
 

@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 ReadScore = Callable[[object], Tensor] | None
 
+KERNELS = frozenset({"bf16x3", "float16", "bfloat16"})
+"""Precisions in which a GPU convolves by kernels of our own."""
+
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
@@ -95,6 +98,18 @@ def _layout_pays(model: nn.Module, precision: str, device: torch.device) -> bool
         return True
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     return any(each.groups == each.in_channels > 1 for each in convolutions)
+
+
+def convolves(model: nn.Module) -> bool:
+    """Whether most of its products are convolutions."""
+    kinds = [type(module) for module in model.modules()]
+    return sum(issubclass(kind, nn.Conv2d) for kind in kinds) > sum(issubclass(kind, nn.Linear) for kind in kinds)
+
+
+def compiling_pays(prepared: Prepared, precision: str) -> bool:
+    """Not where most of the work is kernels of our own already, which a compiler would take out again."""
+    on_a_gpu = next(prepared.model.parameters()).is_cuda
+    return not (on_a_gpu and OWN in prepared.done and precision in KERNELS and convolves(prepared.model))
 
 
 def compile_model(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from attribution import convolutions
 from attribution.question import Question
 from jobs.decoding import decode_piece
-from jobs.devices import prepare_model, use_device
+from jobs.devices import convolves, prepare_model, use_device
 from jobs.lanes import Lanes
 from jobs.models import Loaded
 from jobs.shard import Inquiry, explained, rows_asked
@@ -56,7 +56,7 @@ class Choice:
 
 
 def available(device: Device, model: nn.Module) -> tuple[Precision, ...]:
-    """What this process's GPU or cores have units for, and the model a use."""
+    """What this process's GPU or cores have units for, and the model a use: bf16x3 is of convolutions alone."""
     if device == "cpu":
         return on_cores()
     found = on_gpu(torch.cuda.get_device_capability())
@@ -65,12 +65,6 @@ def available(device: Device, model: nn.Module) -> tuple[Precision, ...]:
         if convolves(model) and convolutions.on_gpu(torch.device("cuda"))
         else tuple(each for each in found if each != "bf16x3")
     )
-
-
-def convolves(model: nn.Module) -> bool:
-    """Whether most of its products are convolutions, which alone know bf16x3: of other models that is float32."""
-    kinds = [type(module) for module in model.modules()]
-    return sum(issubclass(kind, nn.Conv2d) for kind in kinds) > sum(issubclass(kind, nn.Linear) for kind in kinds)
 
 
 def on_gpu(capability: tuple[int, int]) -> tuple[Precision, ...]:

@@ -18,7 +18,7 @@ from attribution.metrics import parse_metric
 from attribution.question import parse
 from jobs import __version__
 from jobs.decoding import ShardImages
-from jobs.devices import compile_model, one_at_a_time_per_machine, prepare_model, use_device
+from jobs.devices import compile_model, compiling_pays, one_at_a_time_per_machine, prepare_model, use_device
 from jobs.events import Piece
 from jobs.lanes import Arrival, Lanes
 from jobs.metrics import Recorder, recorder
@@ -101,7 +101,7 @@ class Worker:
         questions, score = tuple(parse(text) for text in spec.methods), load_score(spec)
         prepared = prepare_model(loaded, questions, spec.precision, device, score)
         fast, told = None, []
-        if spec.compile:
+        if spec.compile and compiling_pays(prepared, spec.precision):
             crop = loaded.preprocessing.crop
             fast, outcome = compile_model(prepared.model, spec.resolved("rows_per_pass"), crop)
             told = [outcome]

@@ -55,6 +55,7 @@ def interpreted():
 def device(request, monkeypatch):
     """Where the kernels run, with float32 by bf16x3."""
     monkeypatch.setattr(arithmetic, "bf16x3", True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     if request.param == "cuda":
         return torch.device("cuda")
     kernels = request.getfixturevalue("interpreted")
