@@ -12,6 +12,7 @@ is what methods save that compute images only where they differ from known ones 
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import time
 import warnings
@@ -290,6 +291,7 @@ def main() -> None:
                 print(f"{case.expression:52s} failed: {str(error).splitlines()[0]}", flush=True)
                 continue
             print(results[-1], flush=True)
+            gc.collect()  # sites and their tails hold each other, and with them recordings of whole passes
     speedups = [result.speedup[1] for result in results if result.speedup]
     least = min(results, key=lambda result: result.efficiency[1])
     print(f"least efficiency {least.efficiency[1]:.2f}, of {least.expression}")

@@ -233,7 +233,9 @@ def one_method(options: argparse.Namespace, method: str, folder: Path, *, has_gp
     wall = together(
         run, worker, units[len(first) :], preprocessing, options.decoders, GPU_QUEUE_DEPTH if has_gpu else 2
     )
+    # Of a GPU's shards one is sent and one computed, while the others are compressed and written.
     lanes = {"decode": options.decoders, "encode": worker.compressors if has_gpu else 1}
+    lanes["write"] = GPU_QUEUE_DEPTH - 2 if has_gpu else 1
     show(stages, images, wall, lanes)
 
 

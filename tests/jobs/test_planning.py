@@ -154,7 +154,7 @@ def test_what_a_pass_keeps_is_counted_once():
 def test_a_core_s_pass_has_fewer_rows_where_it_would_keep_too_much():
     much = planning.PASS_BYTES // 16
     assert [planning.choose_rows("cpu", size) for size in (0, much, much + 1)] == [16, 16, 8]
-    assert planning.choose_rows("cuda", 10**12) == 64  # there, memory that runs out halves the pass
+    assert planning.choose_rows("cuda", 10**12) == 128  # there, memory that runs out halves the pass
 
 
 @pytest.mark.parametrize("rows_per_pass", [8, 64])
