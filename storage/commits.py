@@ -27,11 +27,10 @@ class State:
 
 
 def read_state(objects: Objects) -> State:
-    committed, retracted, generation = set(), set(), 0
-    for key in objects.keys(layout.COMMITS):
-        if (unit := layout.commit_unit(key)) is not None:
-            committed.add(unit)
-        elif (unit := layout.retraction_unit(key)) is not None:
+    committed, others = layout.in_commits(objects.keys(layout.COMMITS))
+    retracted, generation = set(), 0
+    for key in others:
+        if (unit := layout.retraction_unit(key)) is not None:
             retracted.add(unit)
         else:
             generation = max(generation, layout.compaction_generation(key) or 0)

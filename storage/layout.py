@@ -6,6 +6,7 @@ Keys are relative to the run's root, with forward slashes, the same on a disk an
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 RUN = "run.json"
@@ -26,6 +27,7 @@ Table = Literal["summary", "failures"]
 
 _UNIT = r"(?P<unit>\d{6,})"
 _COMMIT = re.compile(rf"{COMMITS}/{_UNIT}\.json")
+_IN_COMMITS = re.compile(rf"^{COMMITS}/(?:(\d{{6,}})\.json|(.*))$", re.MULTILINE)
 _RETRACTION = re.compile(rf"{COMMITS}/{_UNIT}\.retracted\.json")
 _COMPACTION = re.compile(rf"{COMMITS}/compacted-(?P<generation>\d{{6,}})\.json")
 _PART = re.compile(rf"(?:{SUMMARY}|{FAILURES})/{_UNIT}(?:-(?P<images>\d+))?\.parquet")
@@ -94,6 +96,12 @@ def shard_unit(key: str) -> int | None:
 
 def commit_unit(key: str) -> int | None:
     return _number(_COMMIT, key, "unit")
+
+
+def in_commits(keys: Sequence[str]) -> tuple[set[int], list[str]]:
+    """The units that have a commit, and what else lies beside the commits; all keys at once, as a large run has tens of thousands."""
+    found = _IN_COMMITS.findall("\n".join(keys))
+    return {int(unit) for unit, _ in found if unit}, [f"{COMMITS}/{other}" for _, other in found if other]
 
 
 def retraction_unit(key: str) -> int | None:

@@ -77,14 +77,15 @@ class LocalObjects:
             self.root.rmdir()  # the last folder of a run that is deleted; there may be files of others
 
     def keys(self, folder: str) -> list[str]:
-        return sorted(key for key, _ in self._scan(folder))
+        return sorted([prefix + entry.name for prefix, files in self._scan(folder) for entry in files])
 
     def entries(self, folder: str) -> list[Entry]:
         found = []
-        for key, entry in self._scan(folder):
-            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                status = entry.stat(follow_symlinks=False)
-                found.append(Entry(key, status.st_size, status.st_mtime))
+        for prefix, files in self._scan(folder):
+            for entry in files:
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    status = entry.stat(follow_symlinks=False)
+                    found.append(Entry(prefix + entry.name, status.st_size, status.st_mtime))
         return sorted(found, key=lambda entry: entry.key)
 
     def size(self, key: str) -> int | None:
@@ -103,20 +104,21 @@ class LocalObjects:
         os.link(origin, partial)
         partial.replace(place)
 
-    def _scan(self, folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    def _scan(self, folder: str) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+        """The files of the folder and of those inside it, with what their keys begin with."""
         pending = [folder]
         while pending:
             inner = pending.pop()
             prefix = f"{inner}/" if inner else ""
             try:
-                with os.scandir(self.root / inner) as entries:
-                    for entry in entries:
-                        if entry.is_dir(follow_symlinks=False):
-                            pending.append(prefix + entry.name)
-                        else:
-                            yield prefix + entry.name, entry
+                with os.scandir(self.root / inner) as scanned:
+                    entries = list(scanned)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # never made, or removed meanwhile
+            files = [entry for entry in entries if not entry.is_dir(follow_symlinks=False)]
+            if len(files) < len(entries):
+                pending += [prefix + entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            yield prefix, files
 
     def _read(self, key: str, read: Callable[[], bytes]) -> bytes:
         try:

@@ -160,6 +160,9 @@ def test_layout_names_are_read_back():
     assert layout.compacted_generation(layout.compacted("failures", 7, "ab12")) == 7
     assert layout.commit_unit(layout.commit(1234567)) == 1234567
     assert layout.commit_unit(layout.retraction(1)) is layout.commit_unit(layout.compaction(1)) is None
+    others = [layout.retraction(1), layout.compaction(1), f"{layout.COMMITS}/12.json", f"{layout.COMMITS}/note"]
+    assert layout.in_commits([layout.commit(0), *others, layout.commit(1234567)]) == ({0, 1234567}, others)
+    assert layout.in_commits([]) == (set(), [])
     assert layout.retraction_unit(layout.retraction(5)) == 5
     assert layout.compaction_generation(layout.compaction(5)) == 5
     assert layout.staged_attempt(layout.staged(3, "a-b_c", 2)) == (3, "a-b_c")
