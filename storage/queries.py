@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -65,11 +66,14 @@ def query(runs: Mapping[str, Run], sql: str, *, time_limit_s: float = TIME_LIMIT
 
 @contextmanager
 def _connected(runs: Mapping[str, Run], sql: str) -> Iterator[Any]:
-    with duckdb.connect(":memory:") as connection:
+    with ThreadPoolExecutor(1) as beside:  # either takes some tens of milliseconds and little of Python
+        connecting = beside.submit(duckdb.connect, ":memory:")
+        contents = {name: _content(run, sql) for name, run in runs.items()}
+    with connecting.result() as connection:
         sources: dict[str, list[str]] = {}
-        for number, (name, run) in enumerate(runs.items()):
+        for number, (name, content) in enumerate(contents.items()):
             label = f"{_quoted(name)} as run, " if len(runs) > 1 else ""
-            for table, pieces in _content(run, sql).items():
+            for table, pieces in content.items():
                 for position, piece in enumerate(pieces):
                     registered = f"_{number}_{position}_{table}"
                     connection.register(registered, piece)
