@@ -48,7 +48,6 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         as_a_worker()
         self.asked, self.rows, self.compiles = arguments.precision, arguments.rows, arguments.compile
-        self.candidates = tuple(arguments.candidates.split(";")) if arguments.candidates else None
         self.threads = arguments.threads or torch.get_num_threads()
         self.clock = time.process_time if arguments.process_time else time.perf_counter
         self.use("float32" if self.asked == "auto" else self.asked)
@@ -266,7 +265,6 @@ def options(told: str | None, count: int, rows: int) -> argparse.ArgumentParser:
         "--process-time", action="store_true", help="CPU time instead of wall time, on a shared machine"
     )
     parser.add_argument("--precision", default="float32", help="auto: for each method what a run would choose")
-    parser.add_argument("--candidates", help="precisions that auto tries, where time is short, separated by ;")
     parser.add_argument("--compile", action="store_true", help="as a long run on a GPU does")
     return parser
 
