@@ -124,20 +124,21 @@ def compiled(model: nn.Module, rows: Tensor, backend: str = "inductor") -> Calla
     What a compiler can't take is its own error; a result that moves is a ModelError.
     """
     fast: Callable[..., Any] = torch.compile(model, dynamic=False, backend=backend)
-    if reason := _moves(_told(fast, rows), _told(model, rows)):
+    if reason := _moves(*(_told(f, rows, _weighted_sum) for f in (fast, model))):
         raise ModelError(f"compiling moves {reason}")
     return fast
 
 
-def as_by_torch(model: nn.Module, rows: Tensor) -> str:
+def as_by_torch(model: nn.Module, rows: Tensor, score: Callable[[Any], Tensor] | None = None) -> str:
     """Why the kernels of ours that the model uses on a GPU are not to be used, if so: what they move, or what they die of.
 
-    rows (n, C, H, W), in the model's type and on its device.
+    rows (n, C, H, W), in the model's type and on its device; `score` reads the output where that is no tensor.
     """
+    read = score or _weighted_sum
     with by_torch_alone():
-        by_torch = _told(model, rows)
+        by_torch = _told(model, rows, read)
     try:
-        return _moves(_told(model, rows), by_torch)
+        return _moves(_told(model, rows, read), by_torch)
     except Exception as error:  # noqa: BLE001  # a kernel's compiler fails in ways of its own; torch's kernels have just worked
         return f"{type(error).__name__}: {str(error).strip()[:200]}"
 
@@ -152,18 +153,14 @@ def _moves(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> str:
     return f"the output by {moved:.1e} and its gradient by {bent:.1e}"
 
 
-def _told(model: Callable[..., Any], rows: Tensor) -> tuple[Tensor, Tensor]:
+def _told(model: Callable[..., Any], rows: Tensor, read: Callable[[Any], Tensor]) -> tuple[Tensor, Tensor]:
     """A pass's output as numbers, taken without a graph, and its gradient."""
     with torch.no_grad():
-        output = _weighted_sum(model(rows))
-    return output, _slope(model, rows)
-
-
-def _slope(model: Callable[..., Any], rows: Tensor) -> Tensor:
+        output = read(model(rows))
     leaf = rows.detach().requires_grad_()
     with torch.enable_grad():
-        score = _weighted_sum(model(leaf))
-    return torch.autograd.grad(score.sum(), leaf)[0]
+        total = read(model(leaf)).sum()
+    return output, torch.autograd.grad(total, leaf)[0]
 
 
 def difference(

@@ -72,20 +72,29 @@ def prepare_model(
     """
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(1, 3, *loaded.preprocessing.crop, generator=generator).to(device)
-    has_kernels = device.type == "cpu" or on_gpu(device) is not None
-    pays = {LAYOUT: _layout_pays(loaded.model, precision, device), OWN: has_kernels}
-    wanted = [step for step in STEPS if pays.get(step, True)]
-    prepared = prepare(loaded.model.to(device), questions, example, score, wanted)
-    prepared = replace(prepared, model=prepared.model.to(dtype=DTYPES.get(precision)))
-    if device.type == "cpu" or OWN not in prepared.done or precision == "float64":
-        return prepared
-    reason = as_by_torch(prepared.model, example.to(dtype=DTYPES.get(precision)))
+    dtype = DTYPES.get(precision)
+    pays = {LAYOUT: _layout_pays(loaded.model, precision, device)}
+
+    def prepared_by(steps: Sequence[str]) -> Prepared:
+        prepared = prepare(loaded.model.to(device), questions, example, score, [s for s in steps if pays.get(s, True)])
+        return replace(prepared, model=prepared.model.to(dtype=dtype))
+
+    others = [step for step in STEPS if step != OWN]
+    if device.type == "cpu":
+        return prepared_by(STEPS)
+    if on_gpu(device) is None:
+        without = prepared_by(others)
+        reason = "Triton can't be had here" if precision in KERNELS and convolves(loaded.model) else ""
+    else:
+        prepared = prepared_by(STEPS)
+        reason = as_by_torch(prepared.model, example.to(dtype=dtype), score) if OWN in prepared.done else ""
+        if not reason:
+            return prepared
+        without = prepared_by(others)
     if not reason:
-        return prepared
+        return without
     logger.warning("own convolutions refused", extra={"reason": reason})
-    prepared = prepare(loaded.model, questions, example, score, [step for step in wanted if step != OWN])
-    refused = (*prepared.refused, f"{OWN}: {reason}")
-    return replace(prepared, model=prepared.model.to(dtype=DTYPES.get(precision)), refused=refused)
+    return replace(without, refused=(*without.refused, f"{OWN}: {reason}"))
 
 
 def _layout_pays(model: nn.Module, precision: str, device: torch.device) -> bool:

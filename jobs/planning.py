@@ -21,7 +21,7 @@ from jobs.models import Loaded, load
 from jobs.precision import Choice, choose_here, settled
 from jobs.references import choose_references, fitted, reference_keys, reference_pixels
 from jobs.shard import rows_asked
-from jobs.spec import Device, RunSpec, SpecError, short_hash, slug
+from jobs.spec import ON_GPUS_ALONE, Device, RunSpec, SpecError, short_hash, slug
 from storage.records import ArraySpec
 
 SHARD_BYTES = 64 * 2**20  # of the largest array: object stores and file systems like 32 to 128 MB
@@ -69,6 +69,10 @@ def plan(
     `choose` is asked for the precision where a run leaves it open and is long enough to gain by another than float32.
     """
     asked = spec
+    if device == "cpu" and spec.precision in ON_GPUS_ALONE:
+        raise SpecError(
+            f"--precision {spec.precision} is arithmetic of GPUs, and this run computes on cores: take float32, or auto"
+        )
     loaded = load(spec.model, trust_checkpoint=spec.trust_checkpoint)
     example = torch.zeros(1, 3, *loaded.preprocessing.crop)
     questions = resolved_questions(spec, loaded.model, example)

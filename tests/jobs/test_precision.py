@@ -1,6 +1,7 @@
 """`auto` takes the fastest arithmetic that keeps the order of every map of the run, and says what it tried."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import scipy.stats
@@ -11,12 +12,13 @@ from torch import nn
 from attribution import convolutions
 from attribution.explain import Images, explain, resolve
 from attribution.passes import Passes
+from attribution.prepare import OWN
 from attribution.question import parse
-from jobs import precision
+from jobs import devices, precision
 from jobs.devices import _layout_pays, backward_under, tf32
 from jobs.planning import plan
 from jobs.precision import Choice, available, choose, choose_for, on_gpu, rank_correlation, settled
-from jobs.spec import RunSpec
+from jobs.spec import RunSpec, SpecError
 
 
 def maps_with(noise):
@@ -249,3 +251,26 @@ def test_half_precision_keeps_gradients_that_it_could_not_hold():
 def test_convolutions_are_laid_out_where_the_device_has_kernels_for_it(groups, asked, device, pays):
     model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=groups))
     assert _layout_pays(model, asked, torch.device(device)) is pays
+
+
+@pytest.mark.parametrize("asked", ["tf32", "tf32-backward", "bf16x3"])
+def test_on_cores_arithmetic_of_gpus_is_refused(spec, asked):
+    """It would be float32 under another name."""
+    with pytest.raises(SpecError, match=f"{asked} is arithmetic of GPUs.*take float32"):
+        plan(dataclasses.replace(spec, precision=asked), "cpu")
+    assert plan(dataclasses.replace(spec, precision=asked), "cuda").spec.precision == asked
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("reason", ["", "they move the output"])
+def test_kernels_that_are_refused_are_left_out_and_said(reason, monkeypatch):
+    device, model = torch.device("cuda"), CONVOLVES[:2].append(nn.AdaptiveAvgPool2d(1)).append(nn.Flatten()).eval()
+    loaded = SimpleNamespace(model=model, preprocessing=SimpleNamespace(crop=(8, 8)))
+    monkeypatch.setattr(devices, "as_by_torch", lambda *_: reason)
+    prepared = devices.prepare_model(loaded, [parse("saliency")], "bf16x3", device)
+    assert (OWN in prepared.done) is not bool(reason)
+    assert prepared.refused == ((f"{OWN}: {reason}",) if reason else ())
+    monkeypatch.setattr(devices, "on_gpu", lambda _: None)
+    without = devices.prepare_model(loaded, [parse("saliency")], "bf16x3", device)
+    assert without.refused == (f"{OWN}: Triton can't be had here",)
