@@ -135,7 +135,7 @@ def on_gpu(device: torch.device) -> Steps | None:
 
         steps.trial(device)
     except Exception as error:  # noqa: BLE001  # no C compiler, an older GPU, another Triton: torch's operations are there
-        logger.warning("rules take their steps with torch's operations: %s", str(error).strip().split("\n", 1)[0])
+        logger.warning("no kernels of ours on this GPU, torch computes alone: %s", str(error).strip().split("\n", 1)[0])
         return None
     return steps
 

@@ -1,15 +1,17 @@
 """Convolutions for a GPU in Triton: bias and rectifier in the same pass over memory, and its gate in that of the gradient.
 
 Activations are channels_last. A convolution is a matrix product whose left side is gathered tap by tap from the image, and
-its gradient for the image likewise, for each phase of the pixels that it steps over (see `convolutions.Phases`). Depthwise
+its gradient for the image likewise, for each phase of the pixels that it steps over (see `phases.py`). Depthwise
 convolutions have no product: they are sums over taps.
 
 float32 is multiplied as bfloat16 in three terms (bf16x3): with x = h + l, h the rounding of x to bfloat16 and l that of x - h,
-x w is h h' + h l' + l h' up to 2^-16 of it (Henry et al. 2019, arXiv:1904.06376). Sums are float32 throughout.
+x x' is h h' + h l' + l h' up to 2^-16 of it (Henry et al. 2019, arXiv:1904.06376). Sums are float32 throughout.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from math import inf, nan
 from typing import Any, NamedTuple
 
@@ -54,6 +56,18 @@ def can_pull_back(geometry: Geometry) -> bool:
     return max(geometry.dilation) == 1 or max(geometry.stride) == 1
 
 
+def _where_it_lies(launch: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Triton launches on the current device; one of several may hold the tensor."""
+
+    @wraps(launch)
+    def launched(first: Tensor, *others: Any, **settings: Any) -> Tensor:
+        with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            return launch(first, *others, **settings)
+
+    return launched
+
+
+@_where_it_lies
 def convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ends: Ends | None, terms: int = BF16X3
 ) -> Tensor:
@@ -109,6 +123,7 @@ def convolve(
     return y
 
 
+@_where_it_lies
 def pulled_back(
     gradient: Tensor,
     weight: Tensor,

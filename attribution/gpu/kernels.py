@@ -270,8 +270,8 @@ def depthwise(
             read = read + (a.to(tl.float32),)
         for tap_w in tl.static_range(TAPS_W):
             place_w = first_w + tap_w * SW if BACK else tap_w
-            is_weight = is_c & (place_h < KH) & (place_w < KW)
-            w = tl.load(weight + (place_h * KW + place_w) * channels + c, mask=is_weight, other=0.0)
+            met_by = tl.where((place_h < KH) & (place_w < KW), channels, 0) if BACK else channels
+            w = tl.load(weight + (place_h * KW + place_w) * channels + c, mask=c < met_by, other=0.0)
             sums = ()
             for r in tl.static_range(RUN):
                 met = read[r + (TAPS_W - 1 - tap_w) * DW if BACK else r * STEP + tap_w * DW]

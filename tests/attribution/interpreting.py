@@ -32,7 +32,7 @@ def interpreted_module(name, others=None):
 
 
 def _mend_the_interpreter():
-    """Two things that Triton 3.6's can't do: count to a number of one-element arrays under numpy 2.4, and multiply bfloat16."""
+    """Two things that Triton's can't do: multiply bfloat16 (up to 3.9), and count under numpy 2.4 (up to 3.6)."""
     import numpy as np
     from triton import language as tl
     from triton.runtime import interpreter
