@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,8 +22,6 @@ class Draws:
     seed: int
     keys: tuple[str, ...]
     path: str = ""
-    _drawn: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """By range and draw, for a method's second look at its integers when it says what its map adds up to."""
 
     def within(self, draw: int | str) -> "Draws":
         """The draws inside draw `draw` of an outer loop, e.g. of a noise tunnel around a stochastic method."""
@@ -49,12 +47,11 @@ class Draws:
         return sent(numbers, like.device).to(like)
 
     def integers(self, high: int, draw: int) -> Tensor:
-        """One integer in [0, high) per image, on the CPU; not to be written into.  (N,)"""
-        if (high, draw) not in self._drawn:
-            numbers = self._drawn[high, draw] = torch.empty(len(self.keys), dtype=torch.int64)
-            for number, generator in zip(numbers.unbind(), self._generators("integer", draw), strict=True):
-                number.random_(0, high, generator=generator)
-        return self._drawn[high, draw]
+        """One integer in [0, high) per image, on the CPU.  (N,)"""
+        numbers = torch.empty(len(self.keys), dtype=torch.int64)
+        for number, generator in zip(numbers.unbind(), self._generators("integer", draw), strict=True):
+            number.random_(0, high, generator=generator)
+        return numbers
 
     def table(self, counts: Tensor, draw: int) -> Tensor:
         """`counts[i]` numbers in [0, 1) for image i, and 2 behind them, on the CPU.  (N,) -> (N, max count)"""
