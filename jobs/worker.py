@@ -105,6 +105,8 @@ class Worker:
             crop = loaded.preprocessing.crop
             fast, outcome = compile_model(prepared.model, spec.resolved("rows_per_pass"), crop)
             told = [outcome]
+        elif spec.compile:
+            told = ["not compiled: its convolutions are kernels of our own"]
         self._inquiry = Inquiry(
             model=prepared.model,
             questions=questions,
