@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+BF16X3 = 3
+"""Products of bfloat16 that a product of float32 numbers is made of."""
+
 
 @dataclass(slots=True)
 class Arithmetic:
@@ -13,7 +16,7 @@ class Arithmetic:
 
     bf16x3: bool = False
     """Multiplied as three products of bfloat16; else, as far as it is multiplied with units for products, by torch's own kernels."""
-    gradient_terms: int = 3
+    gradient_terms: int = BF16X3
     """Of how many products each is made on the way back, 1 or 3: given which rectifiers are open that way is linear, and one harms little."""
     by_kernels: bool = True
     """Whether kernels of ours are used at all."""

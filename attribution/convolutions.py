@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.overrides import handle_torch_function, has_torch_function
 
 from attribution import native
-from attribution.arithmetic import arithmetic
+from attribution.arithmetic import BF16X3, arithmetic
 from attribution.clamp import hardtanh_
 from attribution.geometry import Ends, Geometry, Sizes
 from attribution.phases import has_phases, phases_of
@@ -128,7 +128,7 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometr
 
 
 def _forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ends: Ends | None, terms: int = 3
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ends: Ends | None, terms: int = BF16X3
 ) -> Tensor:
     if (kernels := _kernels(x, weight, geometry)) is not None:
         y: Tensor = kernels.convolve(x, weight, bias, geometry, ends, terms)

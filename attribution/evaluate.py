@@ -81,8 +81,9 @@ def evaluate(
     points = []
     for site in sites:
         score, gradient, *told = told
-        points.append(Point(parts_of(score)[0], site.credited(x, told), gradient))
-        told = told if site.credits_x else told[1:]
+        features, others = site.credited(x, told)
+        told = list(others)
+        points.append(Point(parts_of(score)[0], features, gradient))
     return Pass(parts_of(logits)[0], tuple(points))
 
 

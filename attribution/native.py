@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from attribution.blocks import flat, layout_of
+from attribution.geometry import Ends
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,6 @@ PIECE = 1 << 15
 VERSION = 1  # of elementwise.c, as it says itself
 
 REALS = {torch.float32: ("float32", ctypes.c_float), torch.float64: ("float64", ctypes.c_double)}
-
-Ends = tuple[float, float]
 
 
 def rescale(output: Tensor, x: Tensor, gradient: Tensor, reference: Tensor, ends: Ends) -> bool:

@@ -76,8 +76,8 @@ def propagated(
         return site.replayed((propagated, rules), ask, x[rows], rows)
 
     score, gradient, *told = site.passes.over(len(x), one_pass)
-    logits = told if site.credits_x else told[1:]
-    return Propagated(parts_of(score)[0], site.credited(x, told), gradient, *logits)
+    features, logits = site.credited(x, told)
+    return Propagated(parts_of(score)[0], features, gradient, *logits)
 
 
 def compared(

@@ -70,12 +70,13 @@ class Site(ABC):
 
     def at(self, x: Features) -> Point:
         """Score, features and gradient of one pass."""
-        score, gradient, *features = self.passes.over(len(x), lambda rows: self._told(_pointed, x[rows], rows))
-        return Point(parts_of(score)[0], self.credited(x, features), gradient)
+        score, gradient, *told = self.passes.over(len(x), lambda rows: self._told(_pointed, x[rows], rows))
+        features, _ = self.credited(x, told)
+        return Point(parts_of(score)[0], features, gradient)
 
-    def credited(self, x: Features, told: Sequence[Features]) -> Features:
-        """The features at x, which a pass has told where they are not x itself."""
-        return at_least_float32(x.detach()) if self.credits_x else told[0]
+    def credited(self, x: Features, told: Sequence[Features]) -> tuple[Features, Sequence[Features]]:
+        """The features at x, which a pass has told first where they are not x itself, and what else it has told."""
+        return (at_least_float32(x.detach()), told) if self.credits_x else (told[0], told[1:])
 
     def telling(self, features: Features) -> Told:
         """What a pass has to tell of the features."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from engine_cases import CASES, Case
-from measuring import as_a_worker, in_turn, machine, ratios
+from measuring import as_a_worker, captured, in_turn, machine, ratios
 from photographs import photographs
 from torch import nn
 
@@ -83,10 +83,7 @@ class Bench:
             return [answer.attribution]
 
         kind = self.device.type
-        candidates = [
-            name for name in available(kind, self.given) if self.candidates is None or name in self.candidates
-        ]
-        choice = settled(kind, [question], image_count=A_LONG_RUN) or choose(candidates, maps_in)
+        choice = settled(kind, [question], image_count=A_LONG_RUN) or choose(available(kind, self.given), maps_in)
         self.use(choice.precision)
         return f"  {choice.precision} of " + ", ".join(f"{name} {kept:.3f}" for name, kept in choice.tried.items())
 
@@ -132,7 +129,7 @@ class Bench:
         """One forward, and one forward and backward, over all images: other rows each pass, as a method meets them."""
         starts = range(0, len(self.x), self.rows)
         passes = [self._bare_pass(model, fast, place, slice(start, start + self.rows)) for start in starts]
-        return {name: in_order([self.captured(one[name]) for one in passes]) for name in ("F", "FB")}
+        return {name: in_order([captured(one[name]) for one in passes]) for name in ("F", "FB")}
 
     def _bare_pass(
         self, model: nn.Module, fast: Callable[..., object] | None, place: str, rows: slice
@@ -159,25 +156,6 @@ class Bench:
                 return torch.autograd.grad(out.gather(1, target[:, None]).sum(), leaf)
 
         return {"F": forward, "FB": both}
-
-    def captured(self, one: Callable[[], object]) -> Callable[[], object]:
-        """On a GPU, the pass without Python between its kernels."""
-        if self.device.type == "cpu":
-            return one
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):  # what is set up on first use
-            one()
-        torch.cuda.current_stream().wait_stream(beside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            told = one()
-
-        def replay() -> object:
-            graph.replay()
-            return told, one  # what it reads must not be freed before it
-
-        return replay
 
 
 def in_order(all_of_them: Sequence[Callable[[], object]]) -> Callable[[], object]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from math import inf
 
 import torch
+from measuring import captured
 from torch import Tensor
 
 from attribution import native
@@ -51,19 +52,11 @@ def steps(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, tuple[Callabl
 
 def milliseconds(step: Callable[[], object], rounds: int) -> float:
     """The median of the rounds."""
-    beside = torch.cuda.Stream()
-    beside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(beside):
-        step()
-    torch.cuda.current_stream().wait_stream(beside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    times = []
+    replay, times = captured(step), []
     for _ in range(rounds):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
-        graph.replay()
+        replay()
         end.record()
         end.synchronize()
         times.append(start.elapsed_time(end))

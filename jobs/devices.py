@@ -73,28 +73,26 @@ def prepare_model(
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(1, 3, *loaded.preprocessing.crop, generator=generator).to(device)
     dtype = DTYPES.get(precision)
-    pays = {LAYOUT: _layout_pays(loaded.model, precision, device)}
+    wanted = [step for step in STEPS if step != LAYOUT or _layout_pays(loaded.model, precision, device)]
 
     def prepared_by(steps: Sequence[str]) -> Prepared:
-        prepared = prepare(loaded.model.to(device), questions, example, score, [s for s in steps if pays.get(s, True)])
+        prepared = prepare(loaded.model.to(device), questions, example, score, steps)
         return replace(prepared, model=prepared.model.to(dtype=dtype))
 
-    others = [step for step in STEPS if step != OWN]
-    if device.type == "cpu":
-        return prepared_by(STEPS)
-    if on_gpu(device) is None:
-        without = prepared_by(others)
-        reason = "Triton can't be had here" if precision in KERNELS and convolves(loaded.model) else ""
-    else:
-        prepared = prepared_by(STEPS)
-        reason = as_by_torch(prepared.model, example.to(dtype=dtype), score) if OWN in prepared.done else ""
+    reason = ""
+    if device.type == "cpu" or on_gpu(device) is not None:
+        prepared = prepared_by(wanted)
+        if device.type != "cpu" and OWN in prepared.done:
+            reason = as_by_torch(prepared.model, example.to(dtype=dtype), score)
         if not reason:
             return prepared
-        without = prepared_by(others)
-    if not reason:
-        return without
-    logger.warning("own convolutions refused", extra={"reason": reason})
-    return replace(without, refused=(*without.refused, f"{OWN}: {reason}"))
+    elif precision in KERNELS and convolves(loaded.model):
+        reason = "Triton can't be had here"
+    without = prepared_by([step for step in wanted if step != OWN])
+    if reason:
+        logger.warning("own convolutions refused", extra={"reason": reason})
+        without = replace(without, refused=(*without.refused, f"{OWN}: {reason}"))
+    return without
 
 
 def _layout_pays(model: nn.Module, precision: str, device: torch.device) -> bool:

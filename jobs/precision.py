@@ -59,12 +59,8 @@ def available(device: Device, model: nn.Module) -> tuple[Precision, ...]:
     """What this process's GPU or cores have units for, and the model a use: bf16x3 is of convolutions alone."""
     if device == "cpu":
         return on_cores()
-    found = on_gpu(torch.cuda.get_device_capability())
-    return (
-        found
-        if convolves(model) and convolutions.on_gpu(torch.device("cuda"))
-        else tuple(each for each in found if each != "bf16x3")
-    )
+    by_kernels = convolves(model) and convolutions.on_gpu(torch.device("cuda")) is not None
+    return tuple(name for name in on_gpu(torch.cuda.get_device_capability()) if name != "bf16x3" or by_kernels)
 
 
 def on_gpu(capability: tuple[int, int]) -> tuple[Precision, ...]:

@@ -27,7 +27,7 @@ Table = Literal["summary", "failures"]
 
 _UNIT = r"(?P<unit>\d{6,})"
 _COMMIT = re.compile(rf"{COMMITS}/{_UNIT}\.json")
-_IN_COMMITS = re.compile(rf"^{COMMITS}/(?:(\d{{6,}})\.json|(.*))$", re.MULTILINE)
+_IN_COMMITS = re.compile(rf"^{COMMITS}/(?:{_UNIT}\.json|(.*))$", re.MULTILINE)
 _RETRACTION = re.compile(rf"{COMMITS}/{_UNIT}\.retracted\.json")
 _COMPACTION = re.compile(rf"{COMMITS}/compacted-(?P<generation>\d{{6,}})\.json")
 _PART = re.compile(rf"(?:{SUMMARY}|{FAILURES})/{_UNIT}(?:-(?P<images>\d+))?\.parquet")

@@ -23,9 +23,6 @@ from attribution.derived import Derived
 from attribution.geometry import Ends, Geometry
 from attribution.gpu import kernels
 
-BF16X3 = 3
-"""Products that a product of float32 numbers is made of."""
-
 FEW = 8
 """Channels of an input that are taken together with the taps of the kernel, so that a product is long enough."""
 
@@ -34,8 +31,8 @@ class Laid(NamedTuple):
     """A kernel's weights as the products read them."""
 
     main: Tensor
-    rest: Tensor | None
-    """What rounding to bfloat16 has left of each weight."""
+    rest: Tensor
+    """What rounding to bfloat16 has left of each weight; the same once more where nothing was rounded, and nobody reads it."""
 
 
 def is_depthwise(weight: Tensor, groups: int) -> bool:
@@ -69,7 +66,7 @@ def _where_it_lies(launch: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 @_where_it_lies
 def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ends: Ends | None, terms: int = BF16X3
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ends: Ends | None, terms: int
 ) -> Tensor:
     """Clamp(conv2d(x, weight, bias), *ends), where there are ends.  (n, c, h, w) -> (n, k, h', w'), channels_last
 
@@ -96,7 +93,7 @@ def convolve(
         kernels.product_of_few[grid](
             x,
             laid.main,
-            laid.main if laid.rest is None else laid.rest,
+            laid.rest,
             bias,
             y,
             len(x),
@@ -203,7 +200,7 @@ def _launch_product(
         x,
         gate,
         laid.main,
-        laid.main if laid.rest is None else laid.rest,
+        laid.rest,
         bias,
         y,
         len(y),
@@ -267,7 +264,7 @@ def laid_out(weight: Tensor) -> Laid:
     order = (2, 3, 0, 1) if weight.shape[1] == 1 else (0, 2, 3, 1)
     whole = weight.detach().permute(order).contiguous()
     if weight.dtype != torch.float32 or weight.shape[1] == 1:
-        return Laid(whole, None)
+        return Laid(whole, whole)
     main = whole.bfloat16()
     return Laid(main, (whole - main.float()).bfloat16())
 

@@ -48,6 +48,19 @@ def _gated(total, gate, out, is_out, low, high, GATED: tl.constexpr):
     return total
 
 
+@triton.jit
+def _phase_of(phase, to_h, to_w, pad_h, pad_w, SH: tl.constexpr, SW: tl.constexpr, BACK: tl.constexpr):
+    """Of the pixels i * S + p one phase p: itself, how many there are across, and the first tap that meets them.
+
+    Forward there is one phase, of all pixels.
+    """
+    if BACK:
+        p_h, p_w = phase // SW, phase % SW
+        return p_h, p_w, (to_h + SH - 1) // SH, (to_w + SW - 1) // SW, (p_h + pad_h) % SH, (p_w + pad_w) % SW
+    else:  # noqa: RET505  # Triton follows one branch of a constant
+        return 0, 0, to_h, to_w, 0, 0
+
+
 @triton.jit(do_not_specialize=NUMBERS)
 def product(
     x,
@@ -86,14 +99,12 @@ def product(
 ):
     """A tile (PIXELS, CHANNELS) of the convolution's output, or with BACK of its input's gradient, in one phase of its pixels."""
     from_channels, to_channels = from_units * FROM_UNIT, to_units * TO_UNIT
-    phase = tl.program_id(1)
-    if BACK:  # of the pixels i * S + p, one phase p
-        phase_h, phase_w = phase // SW, phase % SW
-        across_h, across_w = (to_h + SH - 1) // SH, (to_w + SW - 1) // SW
-        first_h, first_w = (phase_h + pad_h) % SH, (phase_w + pad_w) % SW  # the first tap that meets them
+    phase_h, phase_w, across_h, across_w, first_h, first_w = _phase_of(
+        tl.program_id(1), to_h, to_w, pad_h, pad_w, SH, SW, BACK
+    )
+    if BACK:
         taps_h, taps_w = (KH - first_h + SH - 1) // SH, (KW - first_w + SW - 1) // SW
     else:
-        phase_h, phase_w, across_h, across_w, first_h, first_w = 0, 0, to_h, to_w, 0, 0
         taps_h, taps_w = KH, KW
     columns = (to_channels + CHANNELS - 1) // CHANNELS
     tile = tl.program_id(0)
@@ -234,13 +245,9 @@ def depthwise(
     What a run reads of a row is read once and stays in registers.
     """
     channels = units * UNIT
-    phase = tl.program_id(2)
-    if BACK:
-        phase_h, phase_w = phase // SW, phase % SW
-        across_h, across_w = (to_h + SH - 1) // SH, (to_w + SW - 1) // SW
-        first_h, first_w = (phase_h + pad_h) % SH, (phase_w + pad_w) % SW
-    else:
-        phase_h, phase_w, across_h, across_w, first_h, first_w = 0, 0, to_h, to_w, 0, 0
+    phase_h, phase_w, across_h, across_w, first_h, first_w = _phase_of(
+        tl.program_id(2), to_h, to_w, pad_h, pad_w, SH, SW, BACK
+    )
     TAPS_H: tl.constexpr = (KH + SH - 1) // SH if BACK else KH
     TAPS_W: tl.constexpr = (KW + SW - 1) // SW if BACK else KW
     STEP: tl.constexpr = 1 if BACK else SW

@@ -60,14 +60,7 @@ def device(request, monkeypatch):
         return torch.device("cuda")
     kernels = request.getfixturevalue("interpreted")
     monkeypatch.setattr(convolutions, "on_gpu", lambda _: kernels)
-    choose = convolutions._kernels
-
-    def on_cores(x, weight, geometry):
-        with pytest.MonkeyPatch.context() as pretence:
-            pretence.setattr(convolutions, "is_on_gpu", lambda _: True)
-            return choose(x, weight, geometry)
-
-    monkeypatch.setattr(convolutions, "_kernels", on_cores)
+    monkeypatch.setattr(convolutions, "is_on_gpu", lambda _: True)
     return torch.device("cpu")
 
 

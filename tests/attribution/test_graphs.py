@@ -3,6 +3,7 @@
 import pytest
 import torch
 from asking import AT_EVERY_PLACE, ask, expression, images
+from interpreting import needs_gpu
 from recording import counted, rerun, still
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -10,8 +11,6 @@ from attribution.explain import explain, resolve
 from attribution.graphs import CudaCapture, Graphs
 from attribution.passes import Passes
 from attribution.question import parse
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 
 def twice(x):

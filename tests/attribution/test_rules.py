@@ -5,6 +5,7 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
+from interpreting import needs_gpu
 
 from attribution.audit import uncovered
 from attribution.calls import Bound
@@ -296,7 +297,7 @@ def test_signals_of_a_pool_add_up_as_its_gradient_does_wherever_the_places_are(l
     torch.testing.assert_close(spread(signal, elsewhere, x), expected.view_as(x))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@needs_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("settings", POOLED)
