@@ -1,18 +1,19 @@
-"""Convolutions as a core or a GPU does them fastest: the rectifier behind them in the same pass over memory, the gradient of few channels at once.
+"""Convolutions as a core or a GPU does them fastest: sum and rectifier behind them in the same pass over memory, the gradient of few channels at once.
 
-A torch function mode sees `conv2d`, as of torch's own, or `rectified_conv2d`; rules, which have none for that, take it in the
-two steps of the model as given.
+A torch function mode sees `conv2d`, as of torch's own, or `fused_conv2d`; rules, which have none for that, take it in the
+steps of the model as given.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from math import inf
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import handle_torch_function, has_torch_function
@@ -21,10 +22,14 @@ from attribution import native
 from attribution.arithmetic import BF16X3, arithmetic
 from attribution.clamp import hardtanh_
 from attribution.geometry import Ends, Geometry, Sizes
+from attribution.handing import Hands, gated, handed, is_gated, taker_for
 from attribution.phases import has_phases, phases_of
 
 FUSED = frozenset({torch.float32, torch.bfloat16})
-"""Types for which oneDNN has both in one pass."""
+"""Types for which oneDNN has all in one pass."""
+
+Whole = tuple[Sizes, Sizes, Sizes, int, Ends | None, Tensor | None]
+"""A convolution's geometry, its rectifier's ends, and what is added before that."""
 
 
 @cache
@@ -34,63 +39,41 @@ def can_fuse() -> bool:
     return is_there and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
-class Convolution(nn.Conv2d):
-    """A convolution of zero-padded maps with frozen weights, and the rectifier that comes next, if `ends` are given."""
-
-    ends: Ends | None
-
-    @classmethod
-    def of(cls, convolution: nn.Conv2d, ends: Ends | None) -> Convolution:
-        """The same convolution, its weights and its name in the model."""
-        ours = cls.__new__(cls)
-        ours.__dict__.update(convolution.__dict__)
-        ours.ends = ends
-        return ours
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, k, h', w')"""
-        assert not isinstance(self.padding, str)
-        geometry = self.stride, self.padding, self.dilation, self.groups
-        if self.ends is None:
-            return conv2d(x, self.weight, self.bias, *geometry)
-        return rectified_conv2d(x, self.weight, self.bias, *geometry, self.ends)
-
-
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: *tuple[Sizes, Sizes, Sizes, int]) -> Tensor:
     """Torch's function of that name, which torch function modes take it for, with our gradient.  geometry: see Geometry"""
     if has_torch_function((x,)):
         seen: Tensor = handle_torch_function(conv2d, (x,), x, weight, bias, *geometry)
         return seen
-    if not _is_ours(x, weight):
+    if not is_ours(x, weight):
         return functional.conv2d(x, weight, bias, *geometry)
-    return _convolved(x, weight, bias, Geometry(*geometry), None)
+    return _convolved(x, weight, bias, Geometry(*geometry), None, None)
 
 
-def rectified_conv2d(
-    x: Tensor, weight: Tensor, bias: Tensor | None, *geometry_and_ends: *tuple[Sizes, Sizes, Sizes, int, Ends]
-) -> Tensor:
-    """Clamp(conv2d(x, weight, bias, *geometry), *ends)."""
+def fused_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry_and_rest: *Whole) -> Tensor:
+    """Clamp(conv2d(x, weight, bias, *geometry) + added, *ends), with what of both there is."""
     if has_torch_function((x,)):
-        seen: Tensor = handle_torch_function(rectified_conv2d, (x,), x, weight, bias, *geometry_and_ends)
+        seen: Tensor = handle_torch_function(fused_conv2d, (x,), x, weight, bias, *geometry_and_rest)
         return seen
-    if not _is_ours(x, weight):
-        return in_steps(x, weight, bias, *geometry_and_ends)
-    geometry, ends = geometry_and_ends[:4], geometry_and_ends[4]
-    return _convolved(x, weight, bias, Geometry(*geometry), ends)
+    if not is_ours(x, weight):
+        return in_steps(x, weight, bias, *geometry_and_rest)
+    geometry, (ends, added) = geometry_and_rest[:4], geometry_and_rest[4:]
+    return _convolved(x, weight, bias, Geometry(*geometry), ends, added)
 
 
-def in_steps(
-    x: Tensor, weight: Tensor, bias: Tensor | None, *geometry_and_ends: *tuple[Sizes, Sizes, Sizes, int, Ends]
-) -> Tensor:
-    """`rectified_conv2d` as two calls, which a mode sees."""
-    geometry, ends = geometry_and_ends[:4], geometry_and_ends[4]
+def in_steps(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry_and_rest: *Whole) -> Tensor:
+    """`fused_conv2d` as calls of their own, which a mode sees."""
+    geometry, (ends, added) = geometry_and_rest[:4], geometry_and_rest[4:]
     y = conv2d(x, weight, bias, *geometry)
+    if added is not None:
+        y += added
+    if ends is None:
+        return y
     if torch.compiler.is_compiling():
         return functional.hardtanh(y, *ends)
     return functional.relu(y, inplace=True) if ends == (0, inf) else hardtanh_(y, *ends)
 
 
-def _is_ours(x: Tensor, weight: Tensor) -> bool:
+def is_ours(x: Tensor, weight: Tensor) -> bool:
     """Whether weights are frozen; a compiler decides itself what it puts together."""
     return (x.is_cpu or x.is_cuda) and not weight.requires_grad and not torch.compiler.is_compiling()
 
@@ -120,35 +103,50 @@ def on_gpu(device: torch.device) -> ModuleType | None:
     return kernels
 
 
-def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ends: Ends | None) -> Tensor:
-    if not (torch.is_grad_enabled() and x.requires_grad):
-        return _forward(x, weight, bias, geometry, ends)
-    y: Tensor = Convolved.apply(x, weight, bias, geometry, ends, _gate_of(x, weight, geometry))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+def _convolved(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ends: Ends | None, added: Tensor | None
+) -> Tensor:
+    if not (torch.is_grad_enabled() and (x.requires_grad or (added is not None and added.requires_grad))):
+        return _forward(x, weight, bias, geometry, ends, added)
+    y: Tensor = Convolved.apply(x, weight, bias, geometry, ends, added)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return y
 
 
 def _forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ends: Ends | None, terms: int = BF16X3
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    ends: Ends | None = None,
+    added: Tensor | None = None,
+    terms: int = BF16X3,
 ) -> Tensor:
-    if (kernels := _kernels(x, weight, geometry)) is not None:
-        y: Tensor = kernels.convolve(x, weight, bias, geometry, ends, terms)
+    kernels = _kernels(x, weight, geometry)
+    if kernels is not None and (added is None or kernels.can_add(weight, geometry)):
+        y: Tensor = kernels.convolve(x, weight, bias, geometry, ends, terms, added)
         return y
-    if ends is None:
+    if ends is None and added is None:
         return functional.conv2d(x, weight, bias, *geometry)
     if not x.is_cpu or x.dtype not in FUSED or not len(x) or not can_fuse():
-        return in_steps(x, weight, bias, *geometry, ends)
-    operation, numbers = ("relu", []) if ends == (0, inf) else ("hardtanh", list(ends))
+        return in_steps(x, weight, bias, *geometry, ends, added)
     steps, sides, holes = map(list, geometry[:3])
-    fused: Tensor = torch.ops.mkldnn._convolution_pointwise(  # noqa: SLF001  # see can_fuse
-        x, weight, bias, sides, steps, holes, geometry.groups, operation, numbers, ""
+    where = sides, steps, holes, geometry.groups
+    if added is None:
+        operation, numbers = ("relu", []) if ends == (0, inf) else ("hardtanh", list(ends or ()))
+        fused: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *where, operation, numbers, "")  # noqa: SLF001  # see can_fuse
+        return fused
+    rectifier = "relu" if ends == (0, inf) else None  # the only one that oneDNN has behind a sum
+    total: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(  # noqa: SLF001  # see can_fuse
+        x, added, weight, bias, *where, "add", None, rectifier, [], ""
     )
-    return fused
+    return total if ends is None or rectifier is not None else total.clamp_(*ends)
 
 
 class Convolved(torch.autograd.Function):
-    """A convolution by constant weights. It holds its output where that is rectified, and not its input as torch's own does.
+    """A convolution by constant weights, perhaps a sum with another tensor, and a rectifier. It holds its output where that
+    is rectified, and not its input as torch's own does.
 
-    On a GPU the gradient that it hands to another one of its kind is gated there already, in the pass over memory that makes it.
+    On a GPU the gradient that it makes is added up and gated in the same pass over memory, see `handing`.
     """
 
     @staticmethod
@@ -159,44 +157,53 @@ class Convolved(torch.autograd.Function):
         bias: Tensor | None,
         geometry: Geometry,
         ends: Ends | None,
-        gate: Ends | None,
+        added: Tensor | None,
     ) -> Tensor:
-        """(n, c, h, w) -> (n, k, h', w').  gate: the ends of the convolution that made x and will let its gradient pass"""
-        y = _forward(x, weight, bias, geometry, ends)
-        ctx.save_for_backward(weight, *(() if ends is None else (y,)), *(() if gate is None else (x,)))
-        ctx.geometry, ctx.ends, ctx.gate, ctx.layout = geometry, ends, gate, (x.shape, x.stride())
+        """(n, c, h, w) -> (n, k, h', w'), as `added`"""
+        y = _forward(x, weight, bias, geometry, ends, added)
+        kernels = _kernels(x, weight, geometry)
+        if kernels is None or has_phases(weight, geometry) or not kernels.can_pull_back(geometry):
+            kernels = None
+        ctx.kernels, ctx.hands, ctx.takers, ctx.gate = kernels, None, (None, None), None
+        if kernels is not None:
+            if kernels.can_add(weight, geometry):
+                ctx.hands = Hands()
+            ctx.takers = taker_for(x, ctx), taker_for(added, ctx)
+            ctx.gate = _ends_of(x) if ctx.takers[0] is None else None
+        ctx.save_for_backward(weight, *(() if ends is None else (y,)), *(() if ctx.gate is None else (x,)))
+        ctx.geometry, ctx.ends, ctx.layout, ctx.is_sum = geometry, ends, (x.shape, x.stride()), added is not None
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """What torch's own gradient of the input is, up to the order of its sums."""
+        """What torch's own gradient of the input is, up to the order of its sums; and of what was added, the gradient itself."""
         weight, *held = ctx.saved_tensors
-        if ctx.ends is not None and not _is_gated(gradient):
+        if ctx.ends is not None and not is_gated(gradient):
             gradient = _through(ctx.ends, held[0], gradient)
-        if ctx.gate is None:
-            found = gradient_of_input(gradient, weight, ctx.geometry, *ctx.layout)
-        else:
-            kernels, terms = on_gpu(gradient.device), arithmetic.gradient_terms
-            assert kernels is not None
-            found = kernels.pulled_back(gradient, weight, ctx.geometry, ctx.layout[0], terms, held[-1], ctx.gate)
-            found.gated_at = found._version  # noqa: SLF001  # as long as nobody adds to it, in place or otherwise
-        return found, None, None, None, None, None
+        found = behind = None
+        if ctx.is_sum and ctx.needs_input_grad[5]:
+            behind = handed(gradient, ctx, -1, ctx.takers[1])
+        if ctx.needs_input_grad[0]:
+            found = handed(Convolved._pulled_back(ctx, gradient, weight, held), ctx, 0, ctx.takers[0])
+        return found, None, None, None, None, behind
+
+    @staticmethod
+    def _pulled_back(ctx: Any, gradient: Tensor, weight: Tensor, held: Sequence[Tensor]) -> Tensor:
+        if ctx.kernels is None:
+            return gradient_of_input(gradient, weight, ctx.geometry, *ctx.layout)
+        gate = () if ctx.gate is None else (held[-1], ctx.gate)
+        part = None if ctx.hands is None else ctx.hands.taken()
+        terms = arithmetic.gradient_terms
+        found: Tensor = ctx.kernels.pulled_back(gradient, weight, ctx.geometry, ctx.layout[0], terms, *gate, added=part)
+        return gated(found) if gate else found
 
 
-def _gate_of(x: Tensor, weight: Tensor, geometry: Geometry) -> Ends | None:
-    """The ends of the rectifying convolution of ours that made x: what its own node lets pass, this one's kernel may."""
-    node: Any = x.grad_fn
-    if node is None or getattr(node, "_forward_cls", None) is not Convolved:
-        return None
-    kernels = _kernels(x, weight, geometry)
-    ends: Ends | None = node.ends
-    return ends if kernels is not None and kernels.can_pull_back(geometry) else None
-
-
-def _is_gated(gradient: Tensor) -> bool:
-    """Whether this is still what one of our kernels made, and nothing else flows into it."""
-    return getattr(gradient, "gated_at", None) == gradient._version  # noqa: SLF001  # torch has no public name for it
+def _ends_of(t: Tensor) -> Ends | None:
+    """Between which the convolution of ours that made t has rectified it, if so: what its node lets pass, a reader's may."""
+    is_made_so = getattr(t.grad_fn, "_forward_cls", None) is Convolved
+    ends: Ends | None = t.grad_fn.ends if is_made_so else None  # type: ignore[union-attr]  # such a node has them
+    return ends
 
 
 def gradient_of_input(
@@ -226,4 +233,4 @@ def _through(ends: Ends, y: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _of_gradients(gradient: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
-    return _forward(gradient, kernel, None, geometry, None, arithmetic.gradient_terms)
+    return _forward(gradient, kernel, None, geometry, terms=arithmetic.gradient_terms)

@@ -18,3 +18,8 @@ class Geometry(NamedTuple):
     padding: Sizes
     dilation: Sizes
     groups: int
+
+    def sizes(self, extents: Sizes, kernel: Sizes) -> Sizes:
+        """Rows and columns of what it puts out, of maps of these extents."""
+        each = zip(extents, kernel, self.stride, self.padding, self.dilation, strict=True)
+        return tuple((extent + 2 * pad - hole * (size - 1) - 1) // step + 1 for extent, size, step, pad, hole in each)

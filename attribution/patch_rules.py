@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attribution.convolutions import conv2d, rectified_conv2d
+from attribution.convolutions import conv2d, fused_conv2d
 from attribution.patches import Box, Call, Patch
 
 Changed = tuple[Tensor, Box]
@@ -55,7 +55,7 @@ def _side_by_side(call: Call) -> Changed | None:
 
 def _convolution(call: Call) -> Changed | None:
     patch, weight, padding = call.map_, call.argument(1, "weight"), call.argument(4, "padding", 0)
-    if patch is None or isinstance(padding, str):
+    if patch is None or isinstance(padding, str) or call.argument(8, "added") is not None:
         return None
     bias, groups = call.argument(2, "bias"), call.argument(6, "groups", 1)
     strides, dilations = _pair(call.argument(3, "stride", 1)), _pair(call.argument(5, "dilation", 1))
@@ -64,7 +64,7 @@ def _convolution(call: Call) -> Changed | None:
     field, geometry = patch.within(seen.field), (strides, (0, 0), dilations, groups)
     if call.name == "conv2d":
         return conv2d(field, weight, bias, *geometry), seen.box
-    return rectified_conv2d(field, weight, bias, *geometry, call.argument(7, "ends")), seen.box
+    return fused_conv2d(field, weight, bias, *geometry, call.argument(7, "ends"), None), seen.box
 
 
 def _max_pooling(call: Call) -> Changed | None:
@@ -127,7 +127,7 @@ RULES: dict[str, Callable[[Call], Changed | None]] = {
     **dict.fromkeys(BY_PIXEL, _by_pixel),
     **dict.fromkeys(("add", "sub", "mul", "div"), _together),
     "cat": _side_by_side,
-    **dict.fromkeys(("conv2d", "rectified_conv2d"), _convolution),
+    **dict.fromkeys(("conv2d", "fused_conv2d"), _convolution),
     "max_pool2d": _max_pooling,
     "avg_pool2d": _mean_pooling,
     "pad": _padding,

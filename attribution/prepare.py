@@ -188,7 +188,8 @@ def difference(
 
 def _steps(model: nn.Module, questions: Sequence[Question], example: Tensor, wanted: Sequence[str]) -> dict[str, Step]:
     """Those that are wanted, allowed and have something to do."""
-    named, seen = _named_layers(questions), Seen.passing(model, example)
+    named = _named_layers(questions)
+    seen = Seen.passing(model, example, named)
     allowed = [step for step in wanted if step != FOLDING or all(question.method.folds for question in questions)]
 
     def unnamed(pairs: Sequence[Pair]) -> list[Pair]:

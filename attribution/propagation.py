@@ -29,7 +29,8 @@ from torch import Tensor
 
 from attribution.calls import Bound, canonical, constant, model_line, opened, out_of_place, tensors_in
 from attribution.clamp import hardtanh_
-from attribution.convolutions import in_steps, rectified_conv2d
+from attribution.convolutions import fused_conv2d, in_steps
+from attribution.deferred import Deferred
 from attribution.kept import KeptTensors
 from attribution.nodes import Call, PropagationError, RowsDiffer, Rule, Ruled, check_rows
 from attribution.rules.operations import ELEMENTWISE, SUMS
@@ -75,6 +76,9 @@ class Uncovered:
 
 class Lending(Watching):
     """The state of one pass with rules, and of the reference passes paired with it."""
+
+    defers = True
+    """Convolutions may wait for what comes behind them, see `deferred`."""
 
     def __init__(self, rules: Rules, *, counts: bool = True) -> None:
         super().__init__()
@@ -196,10 +200,12 @@ class Lending(Watching):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if Deferred in types:
+            return self.rewrite(Deferred.__torch_function__, func, types, args, kwargs)
         if self.is_aside or self._is_before_credit(args, kwargs):
             return func(*args, **kwargs)
         inside = opened(func)
-        if func is rectified_conv2d and func.__name__ not in self.rules.treatments:
+        if func is fused_conv2d and func.__name__ not in self.rules.treatments:
             inside = in_steps
         if inside is not None and func not in self._open:
             with self, self._opening(func):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -37,15 +38,19 @@ class Seen(TorchFunctionMode):
         """What made the tensor, and what has written into it since."""
         self.readers: defaultdict[int, list[Use]] = defaultdict(list)
         """Since the tensor was written last; they hold it, so that its id is not used again."""
+        self.uses: defaultdict[int, list[Use]] = defaultdict(list)
+        """All of its readers, also before it was written to."""
+        self.named: set[int] = set()
+        """What goes in or comes out of the modules that the run credits or explains."""
         self.inputs: defaultdict[str, list[Tensor]] = defaultdict(list)
         """Of norms, rectifiers and convolutions, of all their calls."""
         self.outputs: defaultdict[str, list[Tensor]] = defaultdict(list)
         """Of paddings, convolutions and norms."""
 
     @classmethod
-    def passing(cls, model: nn.Module, example: Tensor) -> Seen:
-        """What is seen of a pass over the first image."""
-        seen = cls()
+    def passing(cls, model: nn.Module, example: Tensor, named: Collection[str] = ()) -> Seen:
+        """What is seen of a pass over the first image.  named: modules that the run credits or explains"""
+        seen, held = cls(), list[Tensor]()
         with torch.no_grad(), ExitStack() as hooks:
             for name, module in model.named_modules():
                 is_norm = is_plain_norm(module)
@@ -54,8 +59,11 @@ class Seen(TorchFunctionMode):
                     hooks.enter_context(visiting(Place(module, at_input=True), seen.inputs[name].extend))
                 if type(module) is nn.ZeroPad2d or is_norm or is_convolution:
                     hooks.enter_context(visiting(Place(module), seen.outputs[name].extend))
+            for name, at_input in product(named, (True, False)):
+                hooks.enter_context(visiting(Place(model.get_submodule(name), at_input=at_input), held.extend))
             with seen:
                 model(example[:1])
+        seen.named.update(map(id, held))
         return seen
 
     def __torch_function__(
@@ -64,6 +72,7 @@ class Seen(TorchFunctionMode):
         use = Use(canonical(func)[0], tensors_in((args, kwargs or {})), [])
         for tensor in use.read:
             self.readers[id(tensor)].append(use)
+            self.uses[id(tensor)].append(use)
         result = func(*args, **(kwargs or {}))
         use.made.extend(tensors_in(result))
         for tensor in use.made:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from math import inf
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +16,21 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from attribution.clamp import InPlaceHardtanh
-from attribution.convolutions import Convolution
+from attribution.deferred import ENDS, SUM, Convolution
 from attribution.geometry import Ends
 from attribution.phases import FEW
-from attribution.seen import RECTIFIERS, Seen, is_plain_norm
+from attribution.seen import RECTIFIERS, Seen, Use, is_plain_norm
 
 Pair = tuple[str, str]
 """The names of two modules, of which the second reads what the first makes."""
 
-Chain = tuple[str, ...]
-"""A convolution's name, perhaps that of a folded norm behind it, and that of the rectifier that comes next; or a convolution's alone."""
+
+class Owned(NamedTuple):
+    """A convolution to be one of ours: its name, that of the rectifier that it does, and what it waits for otherwise."""
+
+    name: str
+    rectifier: str | None
+    awaits: tuple[str, ...]
 
 
 FORGETFUL = frozenset({"conv1d", "conv2d", "conv3d", "linear", "batch_norm", "add"})
@@ -91,13 +97,14 @@ def with_rectifiers_in_place(model: nn.Module, names: Sequence[str]) -> nn.Modul
     return model
 
 
-def with_own_convolutions(model: nn.Module, chains: Sequence[Chain]) -> nn.Module:
-    """Each of these convolutions as one of ours, which does what the rectifier behind it would do."""
-    rectifiers = {chain[-1]: model.get_submodule(chain[-1]) for chain in chains if len(chain) > 1}
-    for name, *others in chains:
+def with_own_convolutions(model: nn.Module, places: Sequence[Owned]) -> nn.Module:
+    """Each of these convolutions as one of ours, which does what the rectifier behind it would do, or waits for what comes."""
+    rectifiers = {each.rectifier: model.get_submodule(each.rectifier) for each in places if each.rectifier is not None}
+    for name, rectifier, awaits in places:
         convolution = model.get_submodule(name)
         assert isinstance(convolution, nn.Conv2d)
-        _replace(model, name, Convolution.of(convolution, _ends(rectifiers[others[-1]]) if others else None))
+        ends = None if rectifier is None else _ends(rectifiers[rectifier])
+        _replace(model, name, Convolution.of(convolution, ends, awaits))
     for name in rectifiers:
         _replace(model, name, nn.Identity())
     return model
@@ -163,26 +170,52 @@ def rectifiers_to_write_in_place(model: nn.Module, seen: Seen) -> list[str]:
 
 def convolutions_to_own(
     model: nn.Module, seen: Seen, pads: Sequence[Pair], norms: Sequence[Pair], named: Collection[str]
-) -> list[Chain]:
+) -> list[Owned]:
     """Plain convolutions that are not named, each with its rectifier where such convolutions are all that this is called for.
 
     `pads` and `norms` are folded into them.
     """
     padded, normed = {convolution: pad for pad, convolution in pads}, dict(norms)
-    chains: dict[str, Chain] = {
-        name: (name, normed[name]) if name in normed else (name,)
+    plain = [
+        name
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d)
         and _is_nothing_else(module, seen, name, padded.get(name))
         and name not in named
-    }
-    makers = {id(seen.outputs[chain[-1]][0]): name for name, chain in chains.items()}
+    ]
+    outputs = {name: seen.outputs[normed.get(name, name)][0] for name in plain}
+    makers = {id(output): name for name, output in outputs.items()}
     rectified = dict[str, str]()
     for name, module in model.named_modules():
         given = seen.inputs[name] if type(module) in RECTIFIERS and name not in named else []
         if all(id(t) in makers and _is_read_once(t, seen, is_overwritten=module.inplace) for t in given):
             rectified |= {makers[id(t)]: name for t in given}
-    return [(*chain, rectified[name]) if name in rectified else (name,) for name, chain in chains.items()]
+    return [
+        Owned(name, rectified.get(name), () if name in rectified else _awaited(outputs[name], seen)) for name in plain
+    ]
+
+
+def _awaited(t: Tensor, seen: Seen) -> tuple[str, ...]:
+    """The sum and the rectifier that come next, as far as nobody else reads what lies before them."""
+    names, at = list[str](), 0
+    while id(t) not in seen.named and at < len(seen.uses[id(t)]):
+        use, is_read_again = seen.uses[id(t)][at], at + 1 < len(seen.uses[id(t)])
+        is_sum = use.name == SUM and not names and _adds_its_like(use, t)
+        if not (is_sum or use.name in ENDS):
+            break
+        is_in_place = use.made[0] is t
+        if is_read_again and not is_in_place:
+            break
+        names.append(use.name)
+        if not is_sum:
+            break
+        t, at = (t, at + 1) if is_in_place else (use.made[0], 0)
+    return tuple(names)
+
+
+def _adds_its_like(use: Use, t: Tensor) -> bool:
+    """Whether another tensor of this one's shape is added to it."""
+    return len(use.read) == 2 and use.read[0] is t and use.read[1] is not t and use.read[1].shape == t.shape
 
 
 def _is_nothing_else(convolution: nn.Conv2d, seen: Seen, name: str, pad: str | None) -> bool:

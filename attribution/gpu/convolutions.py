@@ -53,6 +53,11 @@ def can_pull_back(geometry: Geometry) -> bool:
     return max(geometry.dilation) == 1 or max(geometry.stride) == 1
 
 
+def can_add(weight: Tensor, geometry: Geometry) -> bool:
+    """Whether another tensor is added in the same pass over memory, to what it puts out and to what it pulls back."""
+    return not is_depthwise(weight, geometry.groups) and weight.shape[1] > FEW
+
+
 def _where_it_lies(launch: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Triton launches on the current device; one of several may hold the tensor."""
 
@@ -66,17 +71,20 @@ def _where_it_lies(launch: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 @_where_it_lies
 def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ends: Ends | None, terms: int
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    ends: Ends | None,
+    terms: int,
+    added: Tensor | None = None,
 ) -> Tensor:
-    """Clamp(conv2d(x, weight, bias), *ends), where there are ends.  (n, c, h, w) -> (n, k, h', w'), channels_last
+    """Clamp(conv2d(x, weight, bias) + added, *ends), where there are ends.  (n, c, h, w) -> (n, k, h', w'), channels_last
 
-    terms: of a product of float32 numbers, 1 or 3.
+    terms: of a product of float32 numbers, 1 or 3. `added`, of the output's shape, is for what `can_add`.
     """
     terms = terms if x.dtype == torch.float32 else 1
-    sizes = [
-        (extent + 2 * pad - hole * (size - 1) - 1) // step + 1
-        for extent, size, step, pad, hole in zip(x.shape[2:], weight.shape[2:], *geometry[:3], strict=True)
-    ]
+    sizes = geometry.sizes(x.shape[2:], weight.shape[2:])
     y = _empty(x, len(weight), sizes)
     low, high = ends or (-inf, inf)
     how = {"BIASED": bias is not None, "CLAMPED": ends is not None}
@@ -115,8 +123,9 @@ def convolve(
             num_warps=warps,
         )
         return y
-    x = _last(x)
-    _launch_product(x, x, laid, bias, y, geometry, weight, (low, high), BACK=False, GATED=False, TERMS=terms, **how)
+    x, plus = _last(x), y if added is None else _last(added)
+    how |= {"BACK": False, "GATED": False, "ADDED": added is not None}
+    _launch_product(x, x, laid, bias, plus, y, geometry, weight, (low, high), TERMS=terms, **how)
     return y
 
 
@@ -129,10 +138,11 @@ def pulled_back(
     terms: int,
     gate: Tensor | None = None,
     ends: Ends = (-inf, inf),
+    added: Tensor | None = None,
 ) -> Tensor:
-    """What the gradient of a convolution's output comes to at its input; nothing where `gate` is not between the ends.
+    """What the gradient of a convolution's output comes to at its input, and `added`; nothing where `gate` is not between the ends.
 
-    gradient (n, k, h', w') -> gate's shape (n, c, h, w), channels_last
+    gradient (n, k, h', w') -> shape (n, c, h, w), channels_last. `added`, of this shape, is for what `can_add`.
     """
     found = _empty(gradient, shape[1], shape[2:])
     gradient = _last(gradient)
@@ -144,7 +154,9 @@ def pulled_back(
         _launch_depthwise(gradient, gate, weight, weight, found, geometry, limits, **how)
         return found
     terms = terms if gradient.dtype == torch.float32 else 1
-    _launch_product(gradient, gate, laid_out(weight), weight, found, geometry, weight, limits, TERMS=terms, **how)
+    plus = found if added is None else _last(added)
+    how["ADDED"] = added is not None
+    _launch_product(gradient, gate, laid_out(weight), weight, plus, found, geometry, weight, limits, TERMS=terms, **how)
     return found
 
 
@@ -183,6 +195,7 @@ def _launch_product(
     gate: Tensor,
     laid: Laid,
     bias: Tensor,
+    plus: Tensor,
     y: Tensor,
     geometry: Geometry,
     weight: Tensor,
@@ -202,6 +215,7 @@ def _launch_product(
         laid.main,
         laid.rest,
         bias,
+        plus,
         y,
         len(y),
         *x.shape[2:],

@@ -40,6 +40,14 @@ def _finished(total, bias, k, is_k, low, high, BIASED: tl.constexpr, CLAMPED: tl
 
 
 @triton.jit
+def _added(total, plus, out, is_out, ADDED: tl.constexpr):
+    """What is known of the sum already: of a residual connection, or of the gradient from elsewhere."""
+    if ADDED:
+        total += tl.load(plus + out, mask=is_out, other=0.0).to(tl.float32)
+    return total
+
+
+@triton.jit
 def _gated(total, gate, out, is_out, low, high, GATED: tl.constexpr):
     """Nothing where the gate is not between the ends."""
     if GATED:
@@ -68,6 +76,7 @@ def product(
     weight,
     rest,
     bias,
+    plus,
     y,
     images,
     from_h,
@@ -92,6 +101,7 @@ def product(
     GATED: tl.constexpr,
     TERMS: tl.constexpr,
     BIASED: tl.constexpr,
+    ADDED: tl.constexpr,
     CLAMPED: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -139,9 +149,10 @@ def product(
         a = tl.load(x + where, mask=is_read, other=0.0)
         is_weight = is_c[:, None] & is_k[None, :]
         total = _multiplied(total, a, weight, rest, at, is_weight, TERMS)
-    total = _finished(total, bias, k, is_k, low, high, BIASED, CLAMPED)
     out = ((image * to_h + i) * to_w + j)[:, None] * to_channels + k[None, :]
     is_out = is_pixel[:, None] & is_k[None, :]
+    total = _added(total, plus, out, is_out, ADDED)
+    total = _finished(total, bias, k, is_k, low, high, BIASED, CLAMPED)
     total = _gated(total, gate, out, is_out, low, high, GATED)
     tl.store(y + out, total.to(y.dtype.element_ty), mask=is_out)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from attribution import native
 from attribution.blocks import write_into
 from attribution.calls import Bound
-from attribution.convolutions import gradient_of_input, in_steps, rectified_conv2d
+from attribution.convolutions import fused_conv2d, gradient_of_input, in_steps
 from attribution.geometry import Geometry
 from attribution.nodes import Operation, Rule
 from attribution.propagation import Lending, Rules, Treatment
@@ -75,16 +75,17 @@ def in_a_convolution(gate: Callable[[float], Rule]) -> Treatment:
     """The treatment of a convolution that rectifies: `gate(upper)` at what comes out of it, and the plain gradient behind that."""
 
     def treatment(lending: Lending, bound: Bound) -> Any:
-        x, weight, _, *geometry, (low, upper) = bound.args
-        if low != 0 or upper < 1:  # see _cuts_at_zero
+        x, weight, _, *geometry, ends, added = bound.args
+        if ends is None or ends[0] != 0 or ends[1] < 1:  # see _cuts_at_zero
             return lending.rewrite(in_steps, *bound.args)
-        passed, layout = gate(upper), (x.shape, x.stride())
+        passed, layout = gate(ends[1]), (x.shape, x.stride())
 
         def rule(
             f: Operation, gradient: Tensor, results: Sequence[Tensor], reference: Sequence[Tensor]
-        ) -> tuple[Tensor]:
+        ) -> tuple[Tensor, ...]:
             (signal,) = passed(f, gradient, results, reference)
-            return (gradient_of_input(signal, weight, Geometry(*geometry), *layout),)
+            found = gradient_of_input(signal, weight, Geometry(*geometry), *layout)
+            return (found,) if added is None else (found, signal)
 
         return lending.apply_to_result(bound, rule)
 
@@ -110,11 +111,11 @@ def _cuts_at_zero(bound: Bound) -> bool:
 NAMES = RECTIFIERS | CUTS
 GUIDED = Rules(
     name="guided_backprop",
-    treatments={**dict.fromkeys(NAMES, guide), rectified_conv2d.__name__: in_a_convolution(guided_step)},
+    treatments={**dict.fromkeys(NAMES, guide), fused_conv2d.__name__: in_a_convolution(guided_step)},
     audited=False,
 )
 DECONVOLVED = Rules(
     name="deconvolution",
-    treatments={**dict.fromkeys(NAMES, deconvolve), rectified_conv2d.__name__: in_a_convolution(lambda _: deconvolved)},
+    treatments={**dict.fromkeys(NAMES, deconvolve), fused_conv2d.__name__: in_a_convolution(lambda _: deconvolved)},
     audited=False,
 )

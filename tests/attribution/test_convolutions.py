@@ -10,7 +10,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from attribution import convolutions
-from attribution.convolutions import Convolution, can_fuse, in_steps, rectified_conv2d
+from attribution.convolutions import can_fuse, fused_conv2d, in_steps
+from attribution.deferred import Convolution
 from attribution.explain import Images, explain, resolve
 from attribution.geometry import Geometry
 from attribution.layer import Layer
@@ -207,7 +208,7 @@ def test_modes_see_a_call_for_each_convolution(small, images):
     model = prepare(small, [], images.pixels[:1]).model
     with Names(), torch.no_grad():
         model(images.pixels)
-    assert names.count("rectified_conv2d") == 3
+    assert names.count("fused_conv2d") == 3
     assert names.count("conv2d") == 7  # one twice, and one that reflects
     assert not any("convolution" in name for name in names)
 
@@ -216,7 +217,7 @@ def test_in_steps_it_is_the_same():
     x, given = torch.randn(2, 3, 12, 12), convolution(3, 2, 1).float()
     geometry = given.stride, given.padding, given.dilation, given.groups
     for ends in ((0, 6), (0, inf), (-0.2, 0.4)):
-        one, two = (f(x, given.weight, given.bias, *geometry, ends) for f in (rectified_conv2d, in_steps))
+        one, two = (f(x, given.weight, given.bias, *geometry, ends, None) for f in (fused_conv2d, in_steps))
         torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-6)
 
 

@@ -1,5 +1,6 @@
 """Convolutions as kernels of a GPU are those of the model, in three arithmetics: by Triton's interpreter here, by a GPU where there is one."""
 
+from inspect import signature
 from itertools import product
 from math import inf
 
@@ -11,10 +12,12 @@ from torch.nn import functional
 
 from attribution import convolutions
 from attribution.arithmetic import arithmetic, bfloat16_gradients, by_torch_alone
-from attribution.convolutions import Convolution, Convolved, conv2d, rectified_conv2d
+from attribution.convolutions import Convolved, conv2d, fused_conv2d, in_steps
+from attribution.deferred import Convolution
 from attribution.derived import Derived
 from attribution.explain import Images, explain, resolve
 from attribution.geometry import Geometry
+from attribution.hooks import Place, visiting
 from attribution.layer import Layer
 from attribution.passes import Passes
 from attribution.prepare import OWN, as_by_torch, prepare
@@ -88,7 +91,11 @@ def test_a_convolution_is_that_of_float64_with_its_rectifier(shape, dtype, devic
     truth = functional.conv2d(x.double(), weight.double(), bias.double(), *shape[-1])
     for ends in ENDS if shape in SHAPES[:2] else ENDS[2:]:
         rectified = truth if ends is None else truth.clamp(*ends)
-        y = conv2d(x, weight, bias, *shape[-1]) if ends is None else rectified_conv2d(x, weight, bias, *shape[-1], ends)
+        y = (
+            conv2d(x, weight, bias, *shape[-1])
+            if ends is None
+            else fused_conv2d(x, weight, bias, *shape[-1], ends, None)
+        )
         assert y.dtype == dtype
         assert y.is_contiguous(memory_format=torch.channels_last)
         assert distance(y, rectified) < FAITHFUL[dtype]
@@ -146,7 +153,7 @@ def test_what_is_no_number_stays_none(device):
     x, weight, bias = layer(SHAPES[1], device, torch.float16)
     x[0, 0, 0, 0] = torch.nan
     for ends in ENDS[1:]:
-        assert rectified_conv2d(x, weight, bias, *SHAPES[1][-1], ends)[0].isnan().any()
+        assert fused_conv2d(x, weight, bias, *SHAPES[1][-1], ends, None)[0].isnan().any()
 
 
 class Read(nn.Module):
@@ -155,8 +162,8 @@ class Read(nn.Module):
     def __init__(self, readers):
         super().__init__()
         torch.manual_seed(0)
-        self.first, self.relu = nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()
-        self.second, self.third = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.first, self.relu = nn.Conv2d(3, 16, 3, padding=1), nn.ReLU()
+        self.second, self.third = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 1)
         self.readers = readers
 
     def forward(self, x):
@@ -188,7 +195,106 @@ def test_whoever_reads_an_activation_its_gradient_is_gated_once(readers, device,
         leaf = x.to(next(f.parameters()).dtype).requires_grad_()
         slopes += torch.autograd.grad(f(leaf).sum(), leaf)
     assert distance(slopes[0], slopes[1]) < 1e-4
-    assert len(passed) == (readers != "one")
+    assert len(passed) == (readers not in ("one", "two convolutions"))
+
+
+class Residual(nn.Module):
+    """Two blocks of a ResNet (torchvision's `Bottleneck`, narrow), the second without a projection."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.relu = nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(inplace=True)
+        self.inner = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1) for _ in range(2))
+        self.outer = nn.ModuleList(nn.Conv2d(16, 16, 1) for _ in range(2))
+        self.projection = nn.Conv2d(16, 16, 1)
+
+    def forward(self, x):
+        x = self.relu(self.stem(x))
+        for inner, outer, projection in zip(self.inner, self.outer, (self.projection, nn.Identity()), strict=True):
+            out = outer(self.relu(inner(x)))
+            out += projection(x)
+            x = self.relu(out)
+        return x.square().mean((2, 3))
+
+
+def residual(device):
+    """The blocks as given, in float64, and prepared, and an image."""
+    model, x = Residual().to(device).eval(), drawn((2, 3, 8, 8), device, torch.float32)
+    prepared = prepare(model, [resolve(parse("saliency"), model, x)], x).model
+    assert [module.awaits for module in prepared.outer] == [("add", "relu")] * 2
+    return model.double(), prepared, x
+
+
+def test_sums_and_rectifiers_of_a_block_come_with_its_convolutions_both_ways(device, monkeypatch):
+    """No pass over memory but the convolutions', and one for the last rectifier, which no convolution reads."""
+    given, prepared, x = residual(device)
+    kernels, calls, passed = convolutions.on_gpu(device), {"convolve": [], "pulled_back": []}, []
+
+    def recording(name):
+        function = getattr(kernels, name)
+
+        def recorded(*args, **kwargs):
+            calls[name].append(signature(function).bind(*args, **kwargs).arguments.get("added") is not None)
+            return function(*args, **kwargs)
+
+        return recorded
+
+    for name in calls:
+        monkeypatch.setattr(kernels, name, recording(name))
+    through = convolutions._through
+    monkeypatch.setattr(convolutions, "_through", lambda *given: passed.append(0) or through(*given))
+    leaf, exact = x.clone().requires_grad_(), x.double().requires_grad_()
+    (ours,) = torch.autograd.grad(prepared(leaf).sum(), leaf)
+    assert calls == {
+        "convolve": [False, False, False, True, False, True],  # stem; inner, projection, outer; inner, outer
+        # The convolution that read a block's input first adds what the sum or the projection has handed on.
+        "pulled_back": [False, True, False, False, True, False],
+    }
+    assert len(passed) == 1
+    (theirs,) = torch.autograd.grad(given(exact).sum(), exact)
+    assert distance(ours, theirs) < 1e-4
+
+
+def test_a_block_tells_any_part_of_its_graph_the_same(device):
+    """Whatever gradients are asked of, and again: what was handed on is never lost and never added twice."""
+    given, prepared, x = residual(device)
+    told = []
+    for f, stem in ((prepared, prepared.stem), (given, given.relu)):
+        seen = []
+        with visiting(Place(stem), seen.extend):
+            leaf = x.clone().to(next(f.parameters()).dtype).requires_grad_()
+            out = f(leaf).sum()
+        open_ = seen[0] > 0  # where it is shut a reader may have gated its gradient already
+        slopes = [torch.autograd.grad(out, of, retain_graph=True) for of in (seen[:1], [leaf, seen[0]], [leaf])]
+        out.backward()
+        told.append([slopes[0][0] * open_, slopes[1][0], slopes[1][1] * open_, slopes[2][0], leaf.grad])
+    for ours, theirs in zip(*told, strict=True):
+        assert distance(ours, theirs) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "case", ["the first reader leads nowhere", "written to between its readers", "read by two sums"]
+)
+def test_what_is_handed_on_is_for_whoever_comes_later_on_the_same_way_back(case, device):
+    weight = drawn((16, 16, 1, 1), device, torch.float32, 1) / 4
+    x = drawn((2, 16, 5, 4), device, torch.float32).contiguous(memory_format=torch.channels_last)
+    plain = (1, 1), (0, 0), (1, 1), 1
+
+    def told(real, convolve):
+        leaf = x.to(real).requires_grad_()
+        w, y = weight.to(real), leaf * 2
+        first = convolve(y, w, None, *plain, (0, inf), None)
+        if case == "the first reader leads nowhere":
+            z = convolve(leaf, w, None, *plain, None, y)
+        elif case == "read by two sums":
+            z = convolve(convolve(first, w, None, *plain, None, y), w, None, *plain, None, y)
+        else:
+            y.mul_(3)
+            z = convolve(first, w, None, *plain, None, y)
+        return torch.autograd.grad(z.square().sum(), leaf)[0]
+
+    assert distance(told(torch.float32, fused_conv2d), told(torch.float64, in_steps)) < 1e-4
 
 
 def network():
@@ -289,6 +395,6 @@ def test_on_a_gpu_runs_are_equal_to_the_bit(shape, ends, monkeypatch):
     leaf = x.requires_grad_()
     told = []
     for _ in range(2):
-        y = rectified_conv2d(leaf, weight, bias, *shape[-1], ends)
+        y = fused_conv2d(leaf, weight, bias, *shape[-1], ends, None)
         told.append((y, *torch.autograd.grad(y.sum(), leaf)))
     assert all(torch.equal(*pair) for pair in zip(*told, strict=True))
