@@ -135,7 +135,8 @@ def _forward(
         operation, numbers = ("relu", []) if ends == (0, inf) else ("hardtanh", list(ends or ()))
         fused: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *where, operation, numbers, "")  # noqa: SLF001  # see can_fuse
         return fused
-    rectifier = "relu" if ends == (0, inf) else None  # the only one that oneDNN has behind a sum
+    # The only one that there is behind a sum, and where the maps lie otherwise than oneDNN wants them of float32 alone.
+    rectifier = "relu" if ends == (0, inf) and x.dtype is torch.float32 else None
     total: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(  # noqa: SLF001  # see can_fuse
         x, added, weight, bias, *where, "add", None, rectifier, [], ""
     )

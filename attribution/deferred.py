@@ -143,6 +143,21 @@ class Deferred:
         return self._compute(ends, self._added)
 
 
+def _as_of_the_tensor(name: str) -> Callable[..., Any]:
+    def operator(deferred: Deferred, *others: Any) -> Any:
+        return getattr(deferred.value, name)(*map(settled, others))
+
+    return operator
+
+
+for _stem in ("add", "sub", "mul", "truediv", "pow", "matmul"):
+    for _name in (f"__{_stem}__", f"__r{_stem}__"):
+        if _name not in vars(Deferred):
+            setattr(Deferred, _name, _as_of_the_tensor(_name))
+for _name in ("__neg__", "__len__", "__getitem__", "__lt__", "__le__", "__gt__", "__ge__"):
+    setattr(Deferred, _name, _as_of_the_tensor(_name))
+
+
 def settled(value: Any) -> Any:
     """The tensor that was deferred, in a list of them too; anything else as it is."""
     if isinstance(value, Deferred):
