@@ -22,7 +22,7 @@ from attribution import native
 from attribution.arithmetic import BF16X3, arithmetic
 from attribution.clamp import hardtanh_
 from attribution.geometry import Ends, Geometry, Sizes
-from attribution.handing import Hands, gated, handed, is_gated, taker_for
+from attribution.handing import Hands, gated, handed, take_for, taker_of, was_gated
 from attribution.phases import has_phases, phases_of
 
 FUSED = frozenset({torch.float32, torch.bfloat16})
@@ -136,7 +136,7 @@ def _forward(
         fused: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *where, operation, numbers, "")  # noqa: SLF001  # see can_fuse
         return fused
     # The only one that there is behind a sum, and where the maps lie otherwise than oneDNN wants them of float32 alone.
-    rectifier = "relu" if ends == (0, inf) and x.dtype is torch.float32 else None
+    rectifier = "relu" if x.dtype == torch.float32 and ends == (0, inf) else None
     total: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(  # noqa: SLF001  # see can_fuse
         x, added, weight, bias, *where, "add", None, rectifier, [], ""
     )
@@ -167,10 +167,12 @@ class Convolved(torch.autograd.Function):
             kernels = None
         ctx.kernels, ctx.hands, ctx.takers, ctx.gate = kernels, None, (None, None), None
         if kernels is not None:
+            ctx.takers = taker_of(x), taker_of(added)
             if kernels.can_add(weight, geometry):
                 ctx.hands = Hands()
-            ctx.takers = taker_for(x, ctx), taker_for(added, ctx)
-            ctx.gate = _ends_of(x) if ctx.takers[0] is None else None
+            if ctx.takers[0] is None:
+                take_for(x, ctx)
+                ctx.gate = _ends_of(x)
         ctx.save_for_backward(weight, *(() if ends is None else (y,)), *(() if ctx.gate is None else (x,)))
         ctx.geometry, ctx.ends, ctx.layout, ctx.is_sum = geometry, ends, (x.shape, x.stride()), added is not None
         return y
@@ -180,7 +182,7 @@ class Convolved(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """What torch's own gradient of the input is, up to the order of its sums; and of what was added, the gradient itself."""
         weight, *held = ctx.saved_tensors
-        if ctx.ends is not None and not is_gated(gradient):
+        if not was_gated(gradient) and ctx.ends is not None:
             gradient = _through(ctx.ends, held[0], gradient)
         found = behind = None
         if ctx.is_sum and ctx.needs_input_grad[5]:

@@ -31,15 +31,15 @@ class Hands:
         return part[1] if part is not None and part[0] == walk else None
 
 
-def taker_for(t: Tensor | None, node: Any) -> ReferenceType[Any] | None:
-    """The node that has read t before, which has `hands` for others' parts; None for the first, which is remembered."""
-    if t is None:
-        return None
+def taker_of(t: Tensor | None) -> ReferenceType[Any] | None:
+    """The node that has read t first, which has `hands` for others' parts."""
     taker: ReferenceType[Any] | None = getattr(t, "read_first_by", None)
-    if taker is None or taker() is None:
-        t.read_first_by = ref(node)  # type: ignore[attr-defined]  # as long as t itself
-        return None
-    return taker
+    return None if taker is None or taker() is None else taker
+
+
+def take_for(t: Tensor, node: Any) -> None:
+    """Be the one that has read t first."""
+    t.read_first_by = ref(node)  # type: ignore[attr-defined]  # as long as t itself
 
 
 def handed(gradient: Tensor, node: Any, place: int, taker: ReferenceType[Any] | None) -> Tensor | None:
@@ -62,9 +62,11 @@ def gated(gradient: Tensor) -> Tensor:
     return gradient
 
 
-def is_gated(gradient: Tensor) -> bool:
-    """Whether this is still what one of our kernels made, and nothing else flows into it."""
-    return getattr(gradient, "gated_at", None) == gradient._version  # noqa: SLF001  # as above
+def was_gated(gradient: Tensor) -> bool:
+    """Whether this is still what one of our kernels made, and nothing else flows into it; for the one who asks first, whom it is for."""
+    is_so = getattr(gradient, "gated_at", None) == gradient._version  # noqa: SLF001  # as above
+    gradient.gated_at = None  # type: ignore[attr-defined]  # as above
+    return is_so
 
 
 def _walk() -> int:

@@ -275,7 +275,8 @@ def test_a_block_tells_any_part_of_its_graph_the_same(device):
 
 
 @pytest.mark.parametrize(
-    "case", ["the first reader leads nowhere", "written to between its readers", "read by two sums"]
+    "case",
+    ["the first reader leads nowhere", "written to between its readers", "read by two sums", "read by a sum alone"],
 )
 def test_what_is_handed_on_is_for_whoever_comes_later_on_the_same_way_back(case, device):
     weight = drawn((16, 16, 1, 1), device, torch.float32, 1) / 4
@@ -288,6 +289,10 @@ def test_what_is_handed_on_is_for_whoever_comes_later_on_the_same_way_back(case,
         first = convolve(y, w, None, *plain, (0, inf), None)
         if case == "the first reader leads nowhere":
             z = convolve(leaf, w, None, *plain, None, y)
+        elif case == "read by a sum alone":  # which its own reader gates, and nobody the tensor itself
+            rectified = convolve(y, w, None, *plain, (0, inf), None)
+            total = convolve(first, w, None, *plain, (0, 1), rectified)
+            z = convolve(total, w, None, *plain, None, None)
         elif case == "read by two sums":
             z = convolve(convolve(first, w, None, *plain, None, y), w, None, *plain, None, y)
         else:
