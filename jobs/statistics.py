@@ -96,7 +96,7 @@ def _of_shares(shares: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
     torch.clamp(shares, min=torch.finfo(shares.dtype).tiny, out=terms[1]).log_().mul_(shares)
     gini, negentropy = total(terms)
     has_shares = (strength > 0) & strength.isfinite()
-    return torch.where(has_shares, gini, torch.nan), -negentropy
+    return gini.masked_fill(~has_shares, torch.nan), -negentropy
 
 
 @lru_cache(maxsize=16)
