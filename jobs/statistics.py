@@ -134,7 +134,7 @@ def ordered_at_once(shares: Tensor) -> Tensor:
         places = some.mul(scale).add_(1).view(torch.int32).sub_(one - (1 << step >> 1))
         places.bitwise_right_shift_(step).bitwise_and_((1 << PLACE_BITS) - 1)
         rows = torch.arange(len(some), dtype=torch.int32, device=some.device) - (1 << ROW_BITS >> 1)  # signed
-        places.add_(rows[:, None] << PLACE_BITS)
+        places.add_(rows[:, None] * (1 << PLACE_BITS))
         found = places.flatten().sort().values.bitwise_and_((1 << PLACE_BITS) - 1)
         u = found.bitwise_left_shift_(step).add_(one).view(torch.float32).sub_(1).reshape(some.shape)
         torch.mul(u, 1 / scale, out=into)
