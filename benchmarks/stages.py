@@ -4,8 +4,8 @@
 
 Alone: seconds an image of each stage, by the clock and of this process's processors, the device waited for. Together:
 processes decode, the worker sends, computes, brings back, compresses and writes; the wall time of an image, once warm.
-A stage that k processes or threads share costs its time over k; the largest such share is the bottleneck, and that over
-the wall is the overlap reached. Needs no Ray.
+A stage that k processes or threads share costs its time over k, which is its load; normalise, compute, statistics and rounding
+are the device's together. The largest load is the bottleneck, and that over the wall is the overlap reached. Needs no Ray.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from measuring import as_a_worker, machine
+from torch import Tensor
 
 from attribution.explain import Answer, Images, explain
 from attribution.passes import Passes
@@ -45,6 +46,9 @@ from jobs.statistics import numbers, round_mantissa
 from jobs.worker import GPU_QUEUE_DEPTH, Worker
 from storage.records import Result
 from storage.run import Run
+
+WARM_UP = 2  # shards: what each shard asks for once is captured as a CUDA graph when it comes up for the second time
+DEVICE = ("normalise", "compute", "statistics", "rounding")
 
 
 @dataclass
@@ -98,11 +102,16 @@ def bare_engine(inquiry: Any, seen: Images) -> list[Answer]:
     return list(explain(inquiry.model, seen, inquiry.questions, seed=inquiry.seed, passes=passes).answers)
 
 
+def captured(inquiry: Any, key: tuple[object, ...], shown: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
+    """What is told of maps, from a CUDA graph where the worker has it from one."""
+    return shown(maps) if inquiry.graphs is None else inquiry.graphs.run(key, lambda maps: (shown(maps),), maps)[0]
+
+
 def alone(run: Run, worker: Worker, inquiry: Any, units: list[int], preprocessing: Preprocessing) -> Stages:
-    """Every stage of some shards, one after the other. The first shard warms up and is not counted."""
-    stages = Stages()
+    """Every stage of some shards, one after the other. The first two warm up and are not counted."""
+    stages, keep_bits = Stages(), inquiry.keep_bits
     for number, unit in enumerate(units):
-        stages = Stages() if number == 1 else stages
+        stages = Stages() if number == WARM_UP else stages
         with stages.of("decode"):
             images = decode_piece(rows_of(run, unit), preprocessing)
         with stages.of("to device"):
@@ -112,9 +121,10 @@ def alone(run: Run, worker: Worker, inquiry: Any, units: list[int], preprocessin
         with stages.of("compute"):
             answers = bare_engine(inquiry, seen)
         with stages.of("statistics"):
-            tables = [numbers(answer.attribution) for answer in answers]
+            tables = [captured(inquiry, ("numbers",), numbers, answer.attribution) for answer in answers]
         with stages.of("rounding"):
-            maps = [round_mantissa(answer.attribution, inquiry.keep_bits) for answer in answers]
+            rounded = partial(round_mantissa, keep_bits=keep_bits)
+            maps = [captured(inquiry, ("rounding", keep_bits), rounded, answer.attribution) for answer in answers]
         with stages.of("to host"):
             landed = worker.lanes.back({str(i): one for i, one in enumerate([*maps, *tables])}).wait()
         with ExitStack() as committing, run.writing(unit, "alone") as out:
@@ -165,19 +175,24 @@ def together(
     return (ended[-1][0] - ended[warm][0]) / sum(images for _, images in ended[warm + 1 :])
 
 
+def loads(stages: Stages, images: int, lanes: dict[str, int]) -> dict[str, float]:
+    """Seconds an image of each that works beside the others, the largest first."""
+    each = {name: seconds / images / lanes.get(name, 1) for name, seconds in stages.wall.items() if name not in DEVICE}
+    each["device"] = sum(stages.wall[name] for name in DEVICE) / images
+    return dict(sorted(each.items(), key=lambda load: -load[1]))
+
+
 def show(stages: Stages, images: int, wall: float, lanes: dict[str, int]) -> None:
-    device = ("normalise", "compute", "statistics", "rounding")
     print(f"{'stage':12s} {'ms/image':>9s} {'of processors':>14s} {'shared by':>10s} {'images/s at most':>17s}")
     for name, seconds in stages.wall.items():
         each, cpu, sharers = seconds / images, stages.cpu[name] / images, lanes.get(name, 1)
         print(f"{name:12s} {1000 * each:9.3f} {1000 * cpu:14.3f} {sharers:10d} {sharers / each:17.0f}")
-    loads = {name: seconds / images / lanes.get(name, 1) for name, seconds in stages.wall.items() if name not in device}
-    loads["device"] = sum(stages.wall[name] for name in device) / images
-    busiest = max(loads, key=lambda name: loads[name])
+    busiest, bare = loads(stages, images, lanes), stages.wall["compute"] / images
+    first = ", ".join(f"{name} {1000 * load:.3f} ms" for name, load in list(busiest.items())[:3])
     print(
-        f"together: {1000 * wall:.3f} ms an image, {1 / wall:.0f} images/s; bottleneck {busiest} "
-        f"({1000 * loads[busiest]:.3f} ms); overlap reached {loads[busiest] / wall:.2f}; "
-        f"of the bare engine {stages.wall['compute'] / images / wall:.2f}",
+        f"bare engine: {1000 * bare:.3f} ms an image, {1 / bare:.0f} images/s\n"
+        f"together: {1000 * wall:.3f} ms an image, {1 / wall:.0f} images/s; of the bare engine {bare / wall:.2f}; "
+        f"bottlenecks in turn {first}; overlap reached {max(busiest.values()) / wall:.2f}",
         flush=True,
     )
 
@@ -189,7 +204,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="efficientnet_lite0")
     parser.add_argument("--method", action="append")
-    parser.add_argument("--count", type=int, default=512)
+    parser.add_argument("--count", type=int, default=1024)
     parser.add_argument("--alone", type=int, default=3, help="shards to take the stages one by one for")
     parser.add_argument("--shard-length", type=int)
     parser.add_argument("--rows", type=int, help="rows per pass")
@@ -227,9 +242,13 @@ def one_method(options: argparse.Namespace, method: str, folder: Path, *, has_gp
     )
     worker, inquiry = ready_worker(run)
     preprocessing, units = planned.loaded.preprocessing, run.pending()
-    first = units[: options.alone + 1]
+    first = units[: options.alone + WARM_UP]
+    if len(units) < len(first) + 2:
+        raise SystemExit(
+            f"{options.count} images are {len(units)} shards, and this takes {len(first) + 2} or more: --count"
+        )
     stages = worker.in_its_thread(partial(alone, run, worker, inquiry, first, preprocessing))
-    images = sum(len(run.unit_rows(unit)) for unit in first[1:])
+    images = sum(len(run.unit_rows(unit)) for unit in first[WARM_UP:])
     wall = together(
         run, worker, units[len(first) :], preprocessing, options.decoders, GPU_QUEUE_DEPTH if has_gpu else 2
     )
@@ -237,6 +256,8 @@ def one_method(options: argparse.Namespace, method: str, folder: Path, *, has_gp
     lanes = {"decode": options.decoders, "encode": worker.compressors if has_gpu else 1}
     lanes["write"] = GPU_QUEUE_DEPTH - 2 if has_gpu else 1
     show(stages, images, wall, lanes)
+    if inquiry.graphs is not None and inquiry.graphs.refused:
+        print("not captured:", *sorted(set(inquiry.graphs.refused)), sep="\n  ")
 
 
 if __name__ == "__main__":

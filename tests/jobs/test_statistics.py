@@ -34,15 +34,66 @@ def test_gini_is_the_mean_difference_of_pairs():
     assert found == pytest.approx(expected, abs=1e-6)  # float32
 
 
-def test_all_rows_are_ordered_by_one_sort():
-    """To the bit what a sort of each row gives, whatever stands in it."""
-    rows = torch.randn(5, 301, generator=torch.Generator().manual_seed(0)).abs()
-    rows[1, :3] = torch.tensor([torch.inf, torch.nan, 0.0])
-    rows[2] = 1e-40  # subnormal
-    rows[3, ::2] = torch.inf
-    rows[4, 5:] *= 1e38
-    torch.testing.assert_close(ordered_at_once(rows), rows.sort(1).values, rtol=0, atol=0, equal_nan=True)
-    assert ordered_at_once(rows[:0]).shape == (0, 301)
+def exact_gini(sizes):
+    """From its definition by ranks, in float64.  sizes (n, length)"""
+    ordered = np.sort(sizes.double().numpy(), axis=1)
+    count = ordered.shape[1]
+    return ((2 * np.arange(1, count + 1) - count - 1) * ordered).sum(1) / ordered.sum(1) / count
+
+
+def some_sizes(count=5, length=4097):
+    """Maps of many kinds, (kinds x count, length): what can be near one another, equal, zero or far apart, is."""
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.randn(count, length, generator=generator)
+    half = torch.rand(count, length, generator=generator) < 0.5
+    kinds = [
+        *(normal, normal * half, normal**4, (3 * normal).exp(), 1e-41 * normal, 1e30 * normal),
+        *(1 + 1e-3 * normal, 1 + 1e-6 * normal, (1 + 3e-4 * normal) * half),
+        *(normal[:, :49].repeat(1, 84)[:, :length], torch.full_like(normal, 0.3), torch.zeros_like(normal)),
+    ]
+    kinds[-1][:, 7] = 0.1  # one has it all
+    return torch.cat(kinds).abs()
+
+
+def shares_of(sizes):
+    return sizes / total(sizes)[:, None]
+
+
+def test_rows_ordered_by_one_sort_are_those_ordered_one_by_one():
+    """To 2**-22 of 1 + u, and its own rounding's 2**-24; u is the share times 2**13, the first power that is not below the length."""
+    shares = shares_of(some_sizes()).repeat(2, 1)  # more rows than one sort takes
+    expected, found = shares.sort(1).values, ordered_at_once(shares)
+    assert ((found - expected).abs() <= (2**-22 + 2**-24) * (2**-13 + expected)).all()
+    assert ordered_at_once(shares[:0]).shape == (0, 4097)
+
+
+@pytest.mark.parametrize("ordered", ["by numpy", "at once"])
+def test_gini_of_maps_of_many_kinds(ordered, monkeypatch):
+    """As good on a GPU as on a CPU, where numbers are ordered exactly."""
+    if ordered == "at once":
+        monkeypatch.setattr(statistics_module, "_ordered", ordered_at_once)
+    sizes = some_sizes()
+    # On a GPU places alone may move it by 6e-7; sums of float32 do by some 1e-7.
+    np.testing.assert_allclose(statistics(sizes)["gini"], exact_gini(sizes), rtol=0, atol=1e-6)
+
+
+def test_what_is_no_number_in_a_row_changes_no_other():
+    """Where all rows are ordered by one sort; and its own Gini coefficient is none, as an empty map's."""
+    shares = shares_of(some_sizes(2, 301))
+    spoilt = shares.clone()
+    spoilt[1, :3] = torch.tensor([torch.inf, -torch.nan, torch.nan])
+    spoilt[4] = torch.nan
+    well = [row for row in range(len(shares)) if row not in (1, 4)]
+    assert torch.equal(ordered_at_once(spoilt)[well], ordered_at_once(shares)[well])
+
+
+@pytest.mark.parametrize("ordered", ["by numpy", "at once"])
+def test_a_map_that_is_empty_or_not_finite_has_no_gini(ordered, monkeypatch):
+    if ordered == "at once":
+        monkeypatch.setattr(statistics_module, "_ordered", ordered_at_once)
+    maps = torch.ones(5, 6)
+    maps[0], maps[1, 2], maps[2, 3], maps[3] = 0, torch.nan, torch.inf, 2e38
+    assert np.isnan(statistics(maps)["gini"]).tolist() == [True, True, True, True, False]
 
 
 def test_a_map_without_axes_has_no_centre_and_an_empty_one_no_shares():
@@ -66,9 +117,12 @@ def test_no_image_gives_no_row():
 
 
 @pytest.mark.parametrize("shape", [(3, 33, 31), (2, 7, 7), (5,), (4, 9), (1, 64, 64)])
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 16, 33])
-def test_numbers_do_not_depend_on_batch_mates_nor_on_how_many_are_taken_at_once(shape, count, monkeypatch):
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 16, 33, 70])
+@pytest.mark.parametrize("ordered", ["by numpy", "at once"])
+def test_numbers_do_not_depend_on_batch_mates_nor_on_how_many_are_taken_at_once(shape, count, ordered, monkeypatch):
     """To the bit. One at a time is how a CPU works and many how a GPU does: both here on the CPU."""
+    if ordered == "at once":
+        monkeypatch.setattr(statistics_module, "_ordered", ordered_at_once)
     maps = torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
     alone = [statistics(maps[i : i + 1]) for i in range(count)]
     for at_once in (1, 2, 7, 100):
