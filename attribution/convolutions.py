@@ -172,7 +172,7 @@ class Convolved(torch.autograd.Function):
                 ctx.hands = Hands()
             if ctx.takers[0] is None:
                 take_for(x, ctx)
-                ctx.gate = _ends_of(x)
+                ctx.gate = ends_of(x)
         ctx.save_for_backward(weight, *(() if ends is None else (y,)), *(() if ctx.gate is None else (x,)))
         ctx.geometry, ctx.ends, ctx.layout, ctx.is_sum = geometry, ends, (x.shape, x.stride()), added is not None
         return y
@@ -202,7 +202,7 @@ class Convolved(torch.autograd.Function):
         return gated(found) if gate else found
 
 
-def _ends_of(t: Tensor) -> Ends | None:
+def ends_of(t: Tensor) -> Ends | None:
     """Between which the convolution of ours that made t has rectified it, if so: what its node lets pass, a reader's may."""
     is_made_so = getattr(t.grad_fn, "_forward_cls", None) is Convolved
     ends: Ends | None = t.grad_fn.ends if is_made_so else None  # type: ignore[union-attr]  # such a node has them

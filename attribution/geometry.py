@@ -1,7 +1,8 @@
-"""How a convolution goes over its input, and what a rectifier behind it lets pass."""
+"""How a convolution or a pool goes over its input, and what a rectifier behind it lets pass."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 Ends = tuple[float, float]
@@ -23,3 +24,30 @@ class Geometry(NamedTuple):
         """Rows and columns of what it puts out, of maps of these extents."""
         each = zip(extents, kernel, self.stride, self.padding, self.dilation, strict=True)
         return tuple((extent + 2 * pad - hole * (size - 1) - 1) // step + 1 for extent, size, step, pad, hole in each)
+
+
+class Window(NamedTuple):
+    """Of a max-pool."""
+
+    size: Sizes
+    stride: Sizes
+    padding: Sizes
+    dilation: Sizes
+    ceil_mode: bool
+
+    def outputs(self, extents: Sequence[int]) -> list[int]:
+        """How often it fits into a map of these (rows, columns); in ceil_mode it may reach beyond the far edge, not begin there."""
+        counts = []
+        for extent, size, step, pad, hole in zip(extents, *self[:4], strict=True):
+            left = extent + 2 * pad - hole * (size - 1) - 1
+            count = left // step + 1
+            if self.ceil_mode and left % step and count * step < extent + pad:
+                count += 1
+            counts.append(count)
+        return counts
+
+
+def pair(value: int | Sequence[int]) -> Sizes:
+    """By rows and by columns, of what torch takes for that."""
+    given = (value,) if isinstance(value, int) else tuple(value)
+    return given * 2 if len(given) == 1 else given

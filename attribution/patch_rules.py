@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attribution.convolutions import conv2d, fused_conv2d
+from attribution.geometry import pair
 from attribution.patches import Box, Call, Patch
+from attribution.pooling import max_pool2d
 
 Changed = tuple[Tensor, Box]
 """What an operation gives inside a box; outside of it the result is as it was."""
@@ -58,8 +60,8 @@ def _convolution(call: Call) -> Changed | None:
     if patch is None or isinstance(padding, str) or call.argument(8, "added") is not None:
         return None
     bias, groups = call.argument(2, "bias"), call.argument(6, "groups", 1)
-    strides, dilations = _pair(call.argument(3, "stride", 1)), _pair(call.argument(5, "dilation", 1))
-    if (seen := _seen(patch, tuple(weight.shape[-2:]), strides, _pair(padding), dilations)) is None:
+    strides, dilations = pair(call.argument(3, "stride", 1)), pair(call.argument(5, "dilation", 1))
+    if (seen := _seen(patch, tuple(weight.shape[-2:]), strides, pair(padding), dilations)) is None:
         return None
     field, geometry = patch.within(seen.field), (strides, (0, 0), dilations, groups)
     if call.name == "conv2d":
@@ -74,19 +76,19 @@ def _max_pooling(call: Call) -> Changed | None:
     )
     if patch is None or not is_plain:
         return None
-    sizes, strides = _pair(size), _pair(call.argument(2, "stride") or size)
-    dilations = _pair(call.argument(4, "dilation", 1))
-    if (seen := _seen(patch, sizes, strides, _pair(call.argument(3, "padding", 0)), dilations)) is None:
+    sizes, strides = pair(size), pair(call.argument(2, "stride") or size)
+    dilations = pair(call.argument(4, "dilation", 1))
+    if (seen := _seen(patch, sizes, strides, pair(call.argument(3, "padding", 0)), dilations)) is None:
         return None
-    return functional.max_pool2d(patch.within(seen.field, -torch.inf), sizes, strides, 0, dilations), seen.box
+    return max_pool2d(patch.within(seen.field, -torch.inf), sizes, strides, 0, dilations), seen.box
 
 
 def _mean_pooling(call: Call) -> Changed | None:
     patch, size = call.map_, call.argument(1, "kernel_size")
-    is_plain = not call.argument(4, "ceil_mode", default=False) and _pair(call.argument(3, "padding", 0)) == (0, 0)
+    is_plain = not call.argument(4, "ceil_mode", default=False) and pair(call.argument(3, "padding", 0)) == (0, 0)
     if patch is None or not is_plain or call.argument(6, "divisor_override") is not None:
         return None
-    sizes, strides = _pair(size), _pair(call.argument(2, "stride") or size)
+    sizes, strides = pair(size), pair(call.argument(2, "stride") or size)
     if (seen := _seen(patch, sizes, strides, (0, 0), (1, 1))) is None:
         return None
     return functional.avg_pool2d(patch.within(seen.field), sizes, strides), seen.box
@@ -162,11 +164,6 @@ def _seen(
         if last < first:
             return None
     return _Seen(Box(*box), Box(*field))
-
-
-def _pair(value: int | Sequence[int]) -> tuple[int, ...]:
-    given = (value,) if isinstance(value, int) else tuple(value)
-    return given * 2 if len(given) == 1 else given
 
 
 def _box_of(values: Sequence[Any]) -> Box | None:

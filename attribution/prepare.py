@@ -11,7 +11,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from attribution.steps import (
     convolutions_before_norms,
     convolutions_to_own,
     pads_before_convolutions,
+    pools_to_own,
     rectifiers_to_write_in_place,
     with_norms_folded,
     with_own_convolutions,
@@ -213,7 +214,10 @@ def _steps(model: nn.Module, questions: Sequence[Question], example: Tensor, wan
         PADDING: _at(with_padding_folded, pads),
         FOLDING: _at(with_norms_folded, norms),
         IN_PLACE: _at(with_rectifiers_in_place, rectifiers_to_write_in_place(model, seen)),
-        OWN: _at(with_own_convolutions, convolutions_to_own(model, seen, *folded, named)),
+        OWN: _at(
+            partial(with_own_convolutions, pools=pools_to_own(model, named)),
+            convolutions_to_own(model, seen, *folded, named),
+        ),
     }
     return {name: step for name, step in steps.items() if name in allowed and step is not None}
 

@@ -19,6 +19,7 @@ from attribution.clamp import InPlaceHardtanh
 from attribution.deferred import ENDS, SUM, Convolution
 from attribution.geometry import Ends
 from attribution.phases import FEW
+from attribution.pooling import MaxPool
 from attribution.seen import RECTIFIERS, Seen, Use, is_plain_norm
 
 Pair = tuple[str, str]
@@ -97,8 +98,11 @@ def with_rectifiers_in_place(model: nn.Module, names: Sequence[str]) -> nn.Modul
     return model
 
 
-def with_own_convolutions(model: nn.Module, places: Sequence[Owned]) -> nn.Module:
-    """Each of these convolutions as one of ours, which does what the rectifier behind it would do, or waits for what comes."""
+def with_own_convolutions(model: nn.Module, places: Sequence[Owned], pools: Sequence[str] = ()) -> nn.Module:
+    """Each of these convolutions as one of ours, which does what the rectifier behind it would do, or waits for what comes.
+
+    And these max-pools.
+    """
     rectifiers = {each.rectifier: model.get_submodule(each.rectifier) for each in places if each.rectifier is not None}
     for name, rectifier, awaits in places:
         convolution = model.get_submodule(name)
@@ -107,6 +111,10 @@ def with_own_convolutions(model: nn.Module, places: Sequence[Owned]) -> nn.Modul
         _replace(model, name, Convolution.of(convolution, ends, awaits))
     for name in rectifiers:
         _replace(model, name, nn.Identity())
+    for name in pools:
+        pool = model.get_submodule(name)
+        assert isinstance(pool, nn.MaxPool2d)
+        _replace(model, name, MaxPool.of(pool))
     return model
 
 
@@ -216,6 +224,15 @@ def _awaited(t: Tensor, seen: Seen) -> tuple[str, ...]:
 def _adds_its_like(use: Use, t: Tensor) -> bool:
     """Whether another tensor of this one's shape is added to it."""
     return len(use.read) == 2 and use.read[0] is t and use.read[1] is not t and use.read[1].shape == t.shape
+
+
+def pools_to_own(model: nn.Module, named: Collection[str]) -> list[str]:
+    """Max-pools that are not named and give no places; a subclass may do more."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if type(module) is nn.MaxPool2d and not module.return_indices and name not in named
+    ]
 
 
 def _is_nothing_else(convolution: nn.Conv2d, seen: Seen, name: str, pad: str | None) -> bool:

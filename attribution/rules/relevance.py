@@ -236,6 +236,7 @@ def relevance(rule: LinearRule, by_weight: Mapping[int, LinearRule] | None = Non
 
 WINNERS = frozenset(
     [
+        "Pooled",  # of attribution/pooling.py
         "MaxPool2DWithIndices",
         "MaxPool3DWithIndices",
         "AdaptiveMaxPool2D",
