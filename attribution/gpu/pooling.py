@@ -22,8 +22,8 @@ from attribution.gpu.convolutions import _empty, _last, _tile, _unit
 NOBODY = tl.constexpr(255)
 """In the place of a tap: no place gets this window's gradient."""
 
-MOST_TAPS, MOST_PHASES = 36, 16
-"""Of a window, and of the pixels that it steps over: loops over both are unrolled, and their numbers lie in registers."""
+MOST_TAPS, MOST_PHASES = 25, 16
+"""Of a window, and pixels of one of its steps: loops over both are unrolled, and what they read lies in registers."""
 
 TILE_BYTES = 2048
 """Of numbers of a program's tile: 16 bytes, the widest load, for each of its 128 threads."""
