@@ -156,12 +156,15 @@ def test_what_the_kernels_are_not_for_is_torchs(device):
     assert max_pool2d(x[:0], *settings).shape == (0, 16, 4, 4)
 
 
-def test_a_byte_for_each_place_is_all_that_is_held(device):
+def test_a_byte_for_each_place_is_all_that_is_held_and_without_a_gradient_nothing(device, monkeypatch):
     x, settings = maps(SHAPES[0], device, torch.float32)
     held = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t) or t, lambda t: t):
         y = max_pool2d(x.requires_grad_(), *settings)
     assert [(t.shape, t.dtype) for t in held] == [(y.shape, torch.uint8)]
+    monkeypatch.delattr(pooling.on_gpu(x.device), "pool_and_taps")
+    with torch.no_grad():
+        assert torch.equal(max_pool2d(x, *settings), y)
 
 
 def test_a_gradient_in_other_strides_is_the_same(device):
