@@ -40,6 +40,11 @@ def is_depthwise(weight: Tensor, groups: int) -> bool:
     return groups == len(weight) > 1 and weight.shape[1] == 1
 
 
+def is_pointwise(weight: Tensor, geometry: Geometry) -> bool:
+    """Whether each pixel of the output is of one pixel of the input, the same in number."""
+    return weight.shape[2:] == (1, 1) and max(geometry.stride) == 1 and max(geometry.padding) == 0
+
+
 def can(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     """Whether these kernels take it: plain or depthwise convolutions, by 32-bit offsets."""
     if not (geometry.groups == 1 or is_depthwise(weight, geometry.groups)) or not x.numel() or x.dim() != 4:
@@ -225,6 +230,7 @@ def _launch_product(
         *geometry.padding,
         *ends,
         **_names(weight, geometry),
+        POINTWISE=is_pointwise(weight, geometry),
         FROM_UNIT=units[0],
         TO_UNIT=units[1],
         **how,

@@ -97,6 +97,7 @@ def product(
     DW: tl.constexpr,
     FROM_UNIT: tl.constexpr,
     TO_UNIT: tl.constexpr,
+    POINTWISE: tl.constexpr,
     BACK: tl.constexpr,
     GATED: tl.constexpr,
     TERMS: tl.constexpr,
@@ -107,7 +108,10 @@ def product(
     CHANNELS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """A tile (PIXELS, CHANNELS) of the convolution's output, or with BACK of its input's gradient, in one phase of its pixels."""
+    """A tile (PIXELS, CHANNELS) of the convolution's output, or with BACK of its input's gradient, in one phase of its pixels.
+
+    POINTWISE, of kernels (1, 1) in steps of one pixel and without padding, it need not know where in its image a pixel lies.
+    """
     from_channels, to_channels = from_units * FROM_UNIT, to_units * TO_UNIT
     phase_h, phase_w, across_h, across_w, first_h, first_w = _phase_of(
         tl.program_id(1), to_h, to_w, pad_h, pad_w, SH, SW, BACK
@@ -121,35 +125,40 @@ def product(
     pixel = tile // columns * PIXELS + tl.arange(0, PIXELS)
     k = tile % columns * CHANNELS + tl.arange(0, CHANNELS)
     is_pixel, is_k = pixel < images * across_h * across_w, k < to_channels
-    image, within = pixel // (across_h * across_w), pixel % (across_h * across_w)
-    i, j = within // across_w, within % across_w
-    if BACK:
-        base_h, base_w = i + (phase_h + pad_h) // SH, j + (phase_w + pad_w) // SW
-        i, j = i * SH + phase_h, j * SW + phase_w
-        is_pixel = is_pixel & (i < to_h) & (j < to_w)
+    if POINTWISE:
+        origin, target = pixel, pixel
     else:
-        base_h, base_w = i * SH - pad_h, j * SW - pad_w
+        image, within = pixel // (across_h * across_w), pixel % (across_h * across_w)
+        i, j = within // across_w, within % across_w
+        if BACK:
+            base_h, base_w = i + (phase_h + pad_h) // SH, j + (phase_w + pad_w) // SW
+            i, j = i * SH + phase_h, j * SW + phase_w
+            is_pixel = is_pixel & (i < to_h) & (j < to_w)
+        else:
+            base_h, base_w = i * SH - pad_h, j * SW - pad_w
+        origin, target = (image * from_h + base_h) * from_w + base_w, (image * to_h + i) * to_w + j
+    origin, target = origin * from_channels, target * to_channels
     total = tl.full((PIXELS, CHANNELS), 0.0, tl.float32)
     pieces = (from_channels + DEPTH - 1) // DEPTH
-    for step in range(taps_h * taps_w * pieces):
-        tap, c = step // pieces, step % pieces * DEPTH + tl.arange(0, DEPTH)
+    taps = taps_h * taps_w
+    for step in range(taps * pieces):
+        tap, c = step % taps, step // taps * DEPTH + tl.arange(0, DEPTH)  # taps of one piece read much the same
         tap_h, tap_w = tap // taps_w, tap % taps_w
         if BACK:
-            row, column = base_h - tap_h * DH, base_w - tap_w * DW
+            down, right = -tap_h * DH, -tap_w * DW
             place = (first_h + tap_h * SH) * KW + first_w + tap_w * SW
-            at = c[:, None] * (KH * KW * to_channels) + place * to_channels + k[None, :]
+            at = (c * (KH * KW * to_channels))[:, None] + (place * to_channels + k)[None, :]
         else:
-            row, column = base_h + tap_h * DH, base_w + tap_w * DW
-            place = tap_h * KW + tap_w
-            at = k[None, :] * (KH * KW * from_channels) + place * from_channels + c[:, None]
-        is_c = c < from_channels
-        is_there = is_pixel & (row >= 0) & (row < from_h) & (column >= 0) & (column < from_w)
-        where = ((image * from_h + row) * from_w + column)[:, None] * from_channels + c[None, :]
-        is_read = is_there[:, None] & is_c[None, :]
-        a = tl.load(x + where, mask=is_read, other=0.0)
-        is_weight = is_c[:, None] & is_k[None, :]
-        total = _multiplied(total, a, weight, rest, at, is_weight, TERMS)
-    out = ((image * to_h + i) * to_w + j)[:, None] * to_channels + k[None, :]
+            down, right = tap_h * DH, tap_w * DW
+            at = (k * (KH * KW * from_channels))[None, :] + ((tap_h * KW + tap_w) * from_channels + c)[:, None]
+        is_c, is_there = c < from_channels, is_pixel
+        if not POINTWISE:
+            row, column = base_h + down, base_w + right
+            is_there = is_there & (row >= 0) & (row < from_h) & (column >= 0) & (column < from_w)
+        where = (origin + (down * from_w + right) * from_channels)[:, None] + c[None, :]
+        a = tl.load(x + where, mask=is_there[:, None] & is_c[None, :], other=0.0)
+        total = _multiplied(total, a, weight, rest, at, is_c[:, None] & is_k[None, :], TERMS)
+    out = target[:, None] + k[None, :]
     is_out = is_pixel[:, None] & is_k[None, :]
     total = _added(total, plus, out, is_out, ADDED)
     total = _finished(total, bias, k, is_k, low, high, BIASED, CLAMPED)
