@@ -233,7 +233,7 @@ def _launch_depthwise(
     kernels.depthwise[grid](
         x,
         gate,
-        laid_out(weight).main,
+        taps_of(weight),
         bias,
         y,
         len(y),
@@ -260,13 +260,18 @@ def _names(weight: Tensor, geometry: Geometry) -> dict[str, int]:
 
 @Derived
 def laid_out(weight: Tensor) -> Laid:
-    """The weights (k, c, h, w) as (k, h, w, c), in float32 split in two; of a depthwise convolution as (h, w, c)."""
-    order = (2, 3, 0, 1) if weight.shape[1] == 1 else (0, 2, 3, 1)
-    whole = weight.detach().permute(order).contiguous()
-    if weight.dtype != torch.float32 or weight.shape[1] == 1:
+    """The weights (k, c, h, w) as (k, h, w, c), in float32 split in two."""
+    whole = weight.detach().permute(0, 2, 3, 1).contiguous()
+    if weight.dtype != torch.float32:
         return Laid(whole, whole)
     main = whole.bfloat16()
     return Laid(main, (whole - main.float()).bfloat16())
+
+
+@Derived
+def taps_of(weight: Tensor) -> Tensor:
+    """A depthwise convolution's weights (c, 1, h, w) as (h, w, c), in float32 as the sums over them are."""
+    return weight.detach()[:, 0].permute(1, 2, 0).float().contiguous()
 
 
 def _empty(like: Tensor, channels: int, sizes: Any) -> Tensor:
