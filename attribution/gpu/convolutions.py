@@ -173,9 +173,32 @@ def few_tiles(to_channels: int) -> tuple[int, int, int, int]:
     return 128, _tile(to_channels, 64), 32, 4
 
 
-def depthwise_tiles(channels: int, *, is_half: bool) -> tuple[int, int, int, int]:
-    """Runs, their length, channels and warps of a tile of sums."""
-    return 32 if is_half else 16, 4, _tile(channels, 32), 4
+class DepthwiseTiles(NamedTuple):
+    """The shape of a tile of sums, and who works on it."""
+
+    rows: int
+    columns: int
+    numbers: int
+    """Channels of a thread: it holds the weights of all taps, and the sums of all pixels, of each."""
+    channels: int
+    """Of neighbours, who read what lies together."""
+    warps: int
+
+    @property
+    def per_program(self) -> int:
+        """Tiles of a program."""
+        return max(32 * self.warps * self.numbers // self.channels, 1)
+
+
+def depthwise_tiles(channels: int, taps: int, step: int, size: int, *, is_back: bool) -> DepthwiseTiles:
+    """By rule and not by timing; sums are the same in any tile.  size: the columns of the image that is written
+
+    A thread's registers are for its sums, a row of what it reads, and weights: of few taps it takes more channels.
+    """
+    chunk = next((chunk for chunk in (32, 16, 8) if channels % chunk == 0), 16)
+    numbers = 4 if taps <= 16 else 2
+    rows = 2 if size < 14 or (taps > 9 and step > 1 and not is_back) else 4
+    return DepthwiseTiles(rows, 4, numbers, chunk, 4)
 
 
 def _launch_product(
@@ -225,11 +248,14 @@ def _launch_product(
 def _launch_depthwise(
     x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, y: Tensor, geometry: Geometry, ends: Ends, **how: Any
 ) -> None:
-    unit = _unit(y.shape[1])
-    runs, length, channels, warps = depthwise_tiles(y.shape[1], is_half=x.element_size() == 2)
+    channels, unit = y.shape[1], _unit(y.shape[1])
+    taps, step = weight.shape[2] * weight.shape[3], max(geometry.stride)
+    tiles = depthwise_tiles(channels, taps, step, y.shape[3], is_back=how["BACK"])
     down, across = geometry.stride if how["BACK"] else (1, 1)
-    count = len(y) * triton.cdiv(y.shape[2], down) * triton.cdiv(triton.cdiv(y.shape[3], across), length)
-    grid = triton.cdiv(count, runs), triton.cdiv(y.shape[1], channels), down * across
+    # A tile of a gradient has all phases of its pixels.
+    rows, columns = triton.cdiv(tiles.rows, down) * down, triton.cdiv(tiles.columns, across) * across
+    count = len(y) * triton.cdiv(y.shape[2], rows) * triton.cdiv(y.shape[3], columns)
+    grid = (triton.cdiv(count, tiles.per_program) * triton.cdiv(channels, tiles.channels),)
     kernels.depthwise[grid](
         x,
         gate,
@@ -239,16 +265,18 @@ def _launch_depthwise(
         len(y),
         *x.shape[2:],
         *y.shape[2:],
-        y.shape[1] // unit,
-        *geometry.padding,
+        channels // unit,
         *ends,
         **_names(weight, geometry),
+        PH=geometry.padding[0],
+        PW=geometry.padding[1],
         UNIT=unit,
         **how,
-        RUNS=runs,
-        RUN=length,
-        CHANNELS=channels,
-        num_warps=warps,
+        TILES=tiles.per_program,
+        ROWS=rows,
+        COLUMNS=columns,
+        CHANNELS=tiles.channels,
+        num_warps=tiles.warps,
     )
 
 

@@ -208,6 +208,28 @@ def product_of_few(
     tl.store(y + out, total.to(y.dtype.element_ty), mask=is_pixel[:, None] & is_k[None, :])
 
 
+@triton.constexpr_function
+def tap_between(to, from_, axis):
+    """Of the taps along an axis the one that joins a tile's pixel with one that it reads; -1 where none does."""
+    K, S, D, P, BACK = axis  # as the kernels name them
+    reach = to + P - from_ * S if BACK else from_ + P - to * S
+    return reach // D if reach >= 0 and reach % D == 0 and reach // D < K else -1
+
+
+@triton.constexpr_function
+def first_read(axis):
+    """The first pixel that a tile reads, counted from the one that lies where the tile begins."""
+    K, S, D, P, BACK = axis
+    return -(((K - 1) * D - P) // S) if BACK else -P
+
+
+@triton.constexpr_function
+def last_read(size, axis):
+    """The last pixel that a tile of this size reads."""
+    K, S, D, P, BACK = axis
+    return (size - 1 + P) // S if BACK else (size - 1) * S + (K - 1) * D - P
+
+
 @triton.jit(do_not_specialize=NUMBERS)
 def depthwise(
     x,
@@ -221,8 +243,6 @@ def depthwise(
     to_h,
     to_w,
     units,
-    pad_h,
-    pad_w,
     low,
     high,
     KH: tl.constexpr,
@@ -231,63 +251,71 @@ def depthwise(
     SW: tl.constexpr,
     DH: tl.constexpr,
     DW: tl.constexpr,
+    PH: tl.constexpr,
+    PW: tl.constexpr,
     UNIT: tl.constexpr,
     BACK: tl.constexpr,
     GATED: tl.constexpr,
     BIASED: tl.constexpr,
     CLAMPED: tl.constexpr,
-    RUNS: tl.constexpr,
-    RUN: tl.constexpr,
+    TILES: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """RUNS runs of RUN pixels in a row and CHANNELS of a depthwise convolution's output, or with BACK of its input's gradient.
+    """CHANNELS of TILES tiles (ROWS, COLUMNS) of a depthwise convolution's output, or with BACK of its input's gradient.
 
-    What a run reads of a row is read once and stays in registers.
+    A thread has a few channels of one tile. It holds their weights, reads each pixel once, and adds it to all sums of the tile
+    that it has part in: which those are the compiler knows, as a tile begins at a multiple of the stride.
     """
+    H: tl.constexpr = (KH, SH, DH, PH, BACK)
+    W: tl.constexpr = (KW, SW, DW, PW, BACK)
     channels = units * UNIT
-    phase_h, phase_w, across_h, across_w, first_h, first_w = _phase_of(
-        tl.program_id(2), to_h, to_w, pad_h, pad_w, SH, SW, BACK
-    )
-    TAPS_H: tl.constexpr = (KH + SH - 1) // SH if BACK else KH
-    TAPS_W: tl.constexpr = (KW + SW - 1) // SW if BACK else KW
-    STEP: tl.constexpr = 1 if BACK else SW
-    SPAN: tl.constexpr = (RUN - 1) * STEP + (TAPS_W - 1) * DW + 1
-    runs = (across_w + RUN - 1) // RUN  # of a row
-    run = tl.program_id(0) * RUNS + tl.arange(0, RUNS)
-    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    is_run, is_c = run < images * across_h * runs, c < channels
-    image, within = run // (across_h * runs), run % (across_h * runs)
-    i, j = within // runs, within % runs * RUN
-    if BACK:
-        base_h, left = i + (phase_h + pad_h) // SH, j + (phase_w + pad_w) // SW - (TAPS_W - 1) * DW
-    else:
-        base_h, left = i * SH - pad_h, j * SW - pad_w
+    chunks = (channels + CHANNELS - 1) // CHANNELS
+    across_h, across_w = (to_h + ROWS - 1) // ROWS, (to_w + COLUMNS - 1) // COLUMNS
+    tile = tl.program_id(0) // chunks * TILES + tl.arange(0, TILES)
+    c = tl.program_id(0) % chunks * CHANNELS + tl.arange(0, CHANNELS)
+    image, within = tile // (across_h * across_w), tile % (across_h * across_w)
+    i, j = within // across_w, within % across_w
+    is_tile, is_c = (tile < images * across_h * across_w)[:, None], (c < channels)[None, :]
+    # The pixel of x that lies where the tile begins, a tile's size in x apart.
+    top, left = i * (ROWS // SH if BACK else ROWS * SH), j * (COLUMNS // SW if BACK else COLUMNS * SW)
+    own = tl.full((TILES, 1), 0, tl.int32) + c[None, :]  # each thread its own, that nobody needs to be asked
+    weights = ()
+    for place in tl.static_range(KH * KW):
+        weights = weights + (tl.load(weight + place * channels + own, mask=is_c, other=0.0),)
+    total = tl.full((TILES, CHANNELS), 0.0, tl.float32)
+    if BIASED:
+        total += tl.load(bias + own, mask=is_c, other=0.0).to(tl.float32)
     totals = ()
-    for _ in tl.static_range(RUN):
-        totals = totals + (tl.full((RUNS, CHANNELS), 0.0, tl.float32),)
-    for tap_h in tl.static_range(TAPS_H):
-        row = base_h - tap_h * DH if BACK else base_h + tap_h * DH
-        place_h = first_h + tap_h * SH if BACK else tap_h
-        is_row = is_run & (row >= 0) & (row < from_h)
-        start = ((image * from_h + row) * from_w + left)[:, None] * channels + c[None, :]
+    for _ in tl.static_range(ROWS * COLUMNS):
+        totals = totals + (total,)
+    for down in tl.static_range(first_read(H), last_read(ROWS, H) + 1):
+        row = top + down
+        start = x + (((image * from_h + row) * from_w + left)[:, None] * channels + c[None, :])
+        # One comparison a pixel: as an unsigned number a column before the first one is a large one.
+        end = tl.where(is_tile & ((row >= 0) & (row < from_h))[:, None] & is_c, from_w, 0).to(tl.uint32)
         read = ()
-        for d in tl.static_range(SPAN):
-            is_there = is_row & (left + d >= 0) & (left + d < from_w)
-            a = tl.load(x + start + d * channels, mask=is_there[:, None] & is_c[None, :], other=0.0)
-            read = read + (a.to(tl.float32),)
-        for tap_w in tl.static_range(TAPS_W):
-            place_w = first_w + tap_w * SW if BACK else tap_w
-            met_by = tl.where((place_h < KH) & (place_w < KW), channels, 0) if BACK else channels
-            w = tl.load(weight + (place_h * KW + place_w) * channels + c, mask=c < met_by, other=0.0)
-            sums = ()
-            for r in tl.static_range(RUN):
-                met = read[r + (TAPS_W - 1 - tap_w) * DW if BACK else r * STEP + tap_w * DW]
-                sums = sums + (totals[r] + met * w.to(tl.float32)[None, :],)
-            totals = sums
-    for r in tl.static_range(RUN):
-        total = _finished(totals[r], bias, c, is_c, low, high, BIASED, CLAMPED)
-        row, column = (i * SH + phase_h, (j + r) * SW + phase_w) if BACK else (i, j + r)
-        out = ((image * to_h + row) * to_w + column)[:, None] * channels + c[None, :]
-        is_out = (is_run & (row < to_h) & (column < to_w))[:, None] & is_c[None, :]
-        total = _gated(total, gate, out, is_out, low, high, GATED)
-        tl.store(y + out, total.to(y.dtype.element_ty), mask=is_out)
+        for right in tl.static_range(first_read(W), last_read(COLUMNS, W) + 1):
+            is_read = (left + right).to(tl.uint32)[:, None] < end
+            read = read + (tl.load(start + right * channels, mask=is_read, other=0.0).to(tl.float32),)
+        sums = ()
+        for r in tl.static_range(ROWS):
+            for s in tl.static_range(COLUMNS):
+                total = totals[r * COLUMNS + s]
+                if tap_between(r, down, H) >= 0:
+                    for at in tl.static_range(len(read)):
+                        if tap_between(s, first_read(W) + at, W) >= 0:
+                            w = weights[tap_between(r, down, H) * KW + tap_between(s, first_read(W) + at, W)]
+                            total = tl.fma(read[at], w, total)
+                sums = sums + (total,)
+        totals = sums
+    for r in tl.static_range(ROWS):
+        row = i * ROWS + r
+        start = ((image * to_h + row) * to_w + j * COLUMNS)[:, None] * channels + c[None, :]
+        end = tl.where(is_tile & (row < to_h)[:, None] & is_c, to_w, 0)
+        for s in tl.static_range(COLUMNS):
+            total = _finished(totals[r * COLUMNS + s], bias, c, is_c, low, high, False, CLAMPED)
+            out, is_out = start + s * channels, (j * COLUMNS + s)[:, None] < end
+            total = _gated(total, gate, out, is_out, low, high, GATED)
+            tl.store(y + out, total.to(y.dtype.element_ty), mask=is_out)
