@@ -179,7 +179,7 @@ class DepthwiseTiles(NamedTuple):
     rows: int
     columns: int
     numbers: int
-    """Channels of a thread: it holds the weights of all taps, and the sums of all pixels, of each."""
+    """Channels of a thread, which holds their sums of all pixels, and the weights that its rows share."""
     channels: int
     """Of neighbours, who read what lies together."""
     warps: int
@@ -193,12 +193,12 @@ class DepthwiseTiles(NamedTuple):
 def depthwise_tiles(channels: int, taps: int, step: int, size: int, *, is_back: bool) -> DepthwiseTiles:
     """By rule and not by timing; sums are the same in any tile.  size: the columns of the image that is written
 
-    A thread's registers are for its sums, a row of what it reads, and weights: of few taps it takes more channels.
+    More rows read less and hold more; and a compiler takes long for many taps in many rows.
     """
     chunk = next((chunk for chunk in (32, 16, 8) if channels % chunk == 0), 16)
-    numbers = 4 if taps <= 16 else 2
-    rows = 2 if size < 14 or (taps > 9 and step > 1 and not is_back) else 4
-    return DepthwiseTiles(rows, 4, numbers, chunk, 4)
+    met_by = taps / step**2 if is_back else taps  # taps that have part in a sum
+    rows = 4 if met_by <= 16 and size >= 14 else 2 if met_by <= 25 else 1
+    return DepthwiseTiles(rows, 4, 4, chunk, 4)
 
 
 def _launch_product(

@@ -281,15 +281,15 @@ def depthwise(
     # The pixel of x that lies where the tile begins, a tile's size in x apart.
     top, left = i * (ROWS // SH if BACK else ROWS * SH), j * (COLUMNS // SW if BACK else COLUMNS * SW)
     own = tl.full((TILES, 1), 0, tl.int32) + c[None, :]  # each thread its own, that nobody needs to be asked
-    weights = ()
-    for place in tl.static_range(KH * KW):
-        weights = weights + (tl.load(weight + place * channels + own, mask=is_c, other=0.0),)
     total = tl.full((TILES, CHANNELS), 0.0, tl.float32)
     if BIASED:
         total += tl.load(bias + own, mask=is_c, other=0.0).to(tl.float32)
     totals = ()
     for _ in tl.static_range(ROWS * COLUMNS):
         totals = totals + (total,)
+    weights = ()  # by rows of the kernel
+    for _ in tl.static_range(KH):
+        weights = weights + ((),)
     for down in tl.static_range(first_read(H), last_read(ROWS, H) + 1):
         row = top + down
         start = x + (((image * from_h + row) * from_w + left)[:, None] * channels + c[None, :])
@@ -299,6 +299,13 @@ def depthwise(
         for right in tl.static_range(first_read(W), last_read(COLUMNS, W) + 1):
             is_read = (left + right).to(tl.uint32)[:, None] < end
             read = read + (tl.load(start + right * channels, mask=is_read, other=0.0).to(tl.float32),)
+        for r in tl.static_range(SH if BACK else 1):  # whom a row of the kernel meets first
+            if tap_between(r, down, H) >= 0:
+                met = ()
+                for place in tl.static_range(KW):
+                    at = (tap_between(r, down, H) * KW + place) * channels
+                    met = met + (tl.load(weight + at + own, mask=is_c, other=0.0),)
+                weights = weights[: tap_between(r, down, H)] + (met,) + weights[tap_between(r, down, H) + 1 :]
         sums = ()
         for r in tl.static_range(ROWS):
             for s in tl.static_range(COLUMNS):
@@ -306,7 +313,7 @@ def depthwise(
                 if tap_between(r, down, H) >= 0:
                     for at in tl.static_range(len(read)):
                         if tap_between(s, first_read(W) + at, W) >= 0:
-                            w = weights[tap_between(r, down, H) * KW + tap_between(s, first_read(W) + at, W)]
+                            w = weights[tap_between(r, down, H)][tap_between(s, first_read(W) + at, W)]
                             total = tl.fma(read[at], w, total)
                 sums = sums + (total,)
         totals = sums
