@@ -181,7 +181,7 @@ class DepthwiseTiles(NamedTuple):
     numbers: int
     """Channels of a thread, which holds their sums of all pixels, and the weights that its rows share."""
     channels: int
-    """Of neighbours, who read what lies together."""
+    """Of the threads side by side: what they read lies together, at least a sector of 32 bytes."""
     warps: int
 
     @property
@@ -190,15 +190,14 @@ class DepthwiseTiles(NamedTuple):
         return max(32 * self.warps * self.numbers // self.channels, 1)
 
 
-def depthwise_tiles(channels: int, taps: int, step: int, size: int, *, is_back: bool) -> DepthwiseTiles:
+def depthwise_tiles(taps: int, step: int, size: int, *, is_back: bool) -> DepthwiseTiles:
     """By rule and not by timing; sums are the same in any tile.  size: the columns of the image that is written
 
     More rows read less and hold more; and a compiler takes long for many taps in many rows.
     """
-    chunk = next((chunk for chunk in (32, 16, 8) if channels % chunk == 0), 16)
     met_by = taps / step**2 if is_back else taps  # taps that have part in a sum
     rows = 4 if met_by <= 16 and size >= 14 else 2 if met_by <= 25 else 1
-    return DepthwiseTiles(rows, 4, 4, chunk, 4)
+    return DepthwiseTiles(rows, 4, 4, 16, 4)
 
 
 def _launch_product(
@@ -250,7 +249,7 @@ def _launch_depthwise(
 ) -> None:
     channels, unit = y.shape[1], _unit(y.shape[1])
     taps, step = weight.shape[2] * weight.shape[3], max(geometry.stride)
-    tiles = depthwise_tiles(channels, taps, step, y.shape[3], is_back=how["BACK"])
+    tiles = depthwise_tiles(taps, step, y.shape[3], is_back=how["BACK"])
     down, across = geometry.stride if how["BACK"] else (1, 1)
     # A tile of a gradient has all phases of its pixels.
     rows, columns = triton.cdiv(tiles.rows, down) * down, triton.cdiv(tiles.columns, across) * across
