@@ -85,36 +85,10 @@ def convolve(
         x = _last(x)
         _launch_depthwise(x, x, weight, bias, y, geometry, (low, high), BACK=False, GATED=False, **how)
         return y
-    laid = laid_out(weight)
     if x.shape[1] <= FEW:
-        pixels, channels, depth, warps = few_tiles(len(weight))
-        grid = (triton.cdiv(y.numel() // len(weight), pixels) * triton.cdiv(len(weight), channels),)
-        unit = _unit(len(weight))
-        kernels.product_of_few[grid](
-            x,
-            laid.main,
-            laid.rest,
-            bias,
-            y,
-            len(x),
-            *x.shape[2:],
-            *x.stride(),
-            *sizes,
-            len(weight) // unit,
-            *geometry.padding,
-            low,
-            high,
-            C=x.shape[1],
-            **_names(weight, geometry),
-            TO_UNIT=unit,
-            TERMS=terms,
-            **how,
-            PIXELS=pixels,
-            CHANNELS=channels,
-            DEPTH=depth,
-            num_warps=warps,
-        )
+        _launch_product_of_few(x, weight, bias, y, geometry, (low, high), TERMS=terms, **how)
         return y
+    laid = laid_out(weight)
     x = _last(x)
     _launch_product(x, x, laid, bias, y, geometry, weight, (low, high), BACK=False, GATED=False, TERMS=terms, **how)
     return y
@@ -168,9 +142,22 @@ def tiles_for(to_channels: int, from_channels: int, taps: int, terms: int, *, is
     return Tiles(height, width, depth, 4, min(2 if terms > 1 and depth == 64 else 3, steps + 1))
 
 
-def few_tiles(to_channels: int) -> tuple[int, int, int, int]:
-    """Pixels, channels, depth and warps of a tile of a product of few channels."""
-    return 128, _tile(to_channels, 64), 32, 4
+class FewTiles(NamedTuple):
+    """The shape of a tile of a product of few channels: rows and columns of an image, and how it is worked on."""
+
+    rows: int
+    columns: int
+    channels: int
+    depth: int
+    warps: int
+    stages: int
+
+
+def few_tiles(to_channels: int, taps: tuple[int, int], from_channels: int) -> FewTiles:
+    """By rule: as deep as a kernel is, if that is little, or as one of its rows."""
+    row = taps[1] * from_channels
+    depth = _tile(taps[0] * row if taps[0] * row <= 32 else row, 1 << 16)
+    return FewTiles(8, 8, _tile(to_channels, 64), depth, 4, 1)
 
 
 class DepthwiseTiles(NamedTuple):
@@ -244,6 +231,38 @@ def _launch_product(
     )
 
 
+def _launch_product_of_few(
+    x: Tensor, weight: Tensor, bias: Tensor, y: Tensor, geometry: Geometry, ends: Ends, **how: Any
+) -> None:
+    channels, unit, laid = y.shape[1], _unit(y.shape[1]), laid_out_by_taps(weight)
+    tiles = few_tiles(channels, (weight.shape[2], weight.shape[3]), x.shape[1])
+    count = len(y) * triton.cdiv(y.shape[2], tiles.rows) * triton.cdiv(y.shape[3], tiles.columns)
+    grid = (count * triton.cdiv(channels, tiles.channels),)
+    kernels.product_of_few[grid](
+        x,
+        laid.main,
+        laid.rest,
+        bias,
+        y,
+        *x.shape[2:],
+        *x.stride(),
+        *y.shape[2:],
+        channels // unit,
+        *geometry.padding,
+        *ends,
+        C=x.shape[1],
+        **_names(weight, geometry),
+        TO_UNIT=unit,
+        **how,
+        ROWS=tiles.rows,
+        COLUMNS=tiles.columns,
+        CHANNELS=tiles.channels,
+        DEPTH=tiles.depth,
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+    )
+
+
 def _launch_depthwise(
     x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, y: Tensor, geometry: Geometry, ends: Ends, **how: Any
 ) -> None:
@@ -287,18 +306,28 @@ def _names(weight: Tensor, geometry: Geometry) -> dict[str, int]:
 
 @Derived
 def laid_out(weight: Tensor) -> Laid:
-    """The weights (k, c, h, w) as (k, h, w, c), in float32 split in two."""
-    whole = weight.detach().permute(0, 2, 3, 1).contiguous()
-    if weight.dtype != torch.float32:
-        return Laid(whole, whole)
-    main = whole.bfloat16()
-    return Laid(main, (whole - main.float()).bfloat16())
+    """The weights (k, c, h, w) as (k, h, w, c)."""
+    return _split(weight.detach().permute(0, 2, 3, 1).contiguous())
+
+
+@Derived
+def laid_out_by_taps(weight: Tensor) -> Laid:
+    """The weights (k, c, h, w) as (h, w, c, k)."""
+    return _split(weight.detach().permute(2, 3, 1, 0).contiguous())
 
 
 @Derived
 def taps_of(weight: Tensor) -> Tensor:
     """A depthwise convolution's weights (c, 1, h, w) as (h, w, c), in float32 as the sums over them are."""
     return weight.detach()[:, 0].permute(1, 2, 0).float().contiguous()
+
+
+def _split(weight: Tensor) -> Laid:
+    """float32 in two; else all of it."""
+    if weight.dtype != torch.float32:
+        return Laid(weight, weight)
+    main = weight.bfloat16()
+    return Laid(main, (weight - main.float()).bfloat16())
 
 
 def _empty(like: Tensor, channels: int, sizes: Any) -> Tensor:

@@ -153,7 +153,6 @@ def product_of_few(
     rest,
     bias,
     y,
-    images,
     from_h,
     from_w,
     step_n,
@@ -178,34 +177,45 @@ def product_of_few(
     TERMS: tl.constexpr,
     BIASED: tl.constexpr,
     CLAMPED: tl.constexpr,
-    PIXELS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """The same of an image of C channels in any strides: taps and channels are one axis of the product."""
+    """The same of an image of C channels in any strides: the product's depth is as many of the kernel's rows as DEPTH holds.
+
+    Which tap and which channel a place of the depth is, and where that lies, is then the same at every step. Pixels are a tile
+    (ROWS, COLUMNS) of one image, so that none needs a division to know its place.
+    """
+    TAPS: tl.constexpr = DEPTH // (KW * C)  # rows of the kernel
     to_channels = to_units * TO_UNIT
     columns = (to_channels + CHANNELS - 1) // CHANNELS
-    tile = tl.program_id(0)
-    pixel = tile // columns * PIXELS + tl.arange(0, PIXELS)
-    k = tile % columns * CHANNELS + tl.arange(0, CHANNELS)
-    is_pixel, is_k = pixel < images * to_h * to_w, k < to_channels
-    image, within = pixel // (to_h * to_w), pixel % (to_h * to_w)
-    base_h, base_w = within // to_w * SH - pad_h, within % to_w * SW - pad_w
-    total = tl.full((PIXELS, CHANNELS), 0.0, tl.float32)
-    for start in range(0, KH * KW * C, DEPTH):
-        depth = start + tl.arange(0, DEPTH)
-        c, tap = depth % C, depth // C
-        row, column = base_h[:, None] + (tap // KW * DH)[None, :], base_w[:, None] + (tap % KW * DW)[None, :]
-        is_depth = depth < KH * KW * C
-        is_there = (row >= 0) & (row < from_h) & (column >= 0) & (column < from_w)
-        where = image[:, None] * step_n + row * step_h + column * step_w + (c * step_c)[None, :]
-        a = tl.load(x + where, mask=is_there & is_pixel[:, None] & is_depth[None, :], other=0.0)
-        at = k[None, :] * (KH * KW * C) + depth[:, None]
-        is_weight = is_depth[:, None] & is_k[None, :]
-        total = _multiplied(total, a, weight, rest, at, is_weight, TERMS)
+    across_h, across_w = (to_h + ROWS - 1) // ROWS, (to_w + COLUMNS - 1) // COLUMNS
+    tile = tl.program_id(0) // columns
+    k = tl.program_id(0) % columns * CHANNELS + tl.arange(0, CHANNELS)
+    image, within = tile // (across_h * across_w), tile % (across_h * across_w)
+    pixel, depth = tl.arange(0, ROWS * COLUMNS), tl.arange(0, DEPTH)
+    i, j = within // across_w * ROWS + pixel // COLUMNS, within % across_w * COLUMNS + pixel % COLUMNS
+    c, tap_h, tap_w = depth % C, depth // C // KW, depth // C % KW
+    top, left = i * SH - pad_h, j * SW - pad_w
+    column, row = left[:, None] + (tap_w * DW)[None, :], top[:, None] + (tap_h * DH)[None, :]
+    # One comparison a number: below this row, as an unsigned number also those before the first one, it is read.
+    end = tl.where((column >= 0) & (column < from_w) & (tap_h < TAPS)[None, :], from_h, 0).to(tl.uint32)
+    is_k = k < to_channels
+    start = x + image * step_n
+    where = (top * step_h + left * step_w)[:, None] + (tap_h * DH * step_h + tap_w * DW * step_w + c * step_c)[None, :]
+    total = tl.full((ROWS * COLUMNS, CHANNELS), 0.0, tl.float32)
+    for first in range(0, KH, TAPS):
+        is_tap = (tap_h < TAPS) & (first + tap_h < KH)
+        is_read = (row + first * DH).to(tl.uint32) < end
+        if KH % TAPS:
+            is_read = is_read & is_tap[None, :]
+        a = tl.load(start + first * DH * step_h + where, mask=is_read, other=0.0)
+        at = (first * KW * C + depth)[:, None] * to_channels + k[None, :]
+        total = _multiplied(total, a, weight, rest, at, is_tap[:, None] & is_k[None, :], TERMS)
     total = _finished(total, bias, k, is_k, low, high, BIASED, CLAMPED)
-    out = pixel[:, None] * to_channels + k[None, :]
-    tl.store(y + out, total.to(y.dtype.element_ty), mask=is_pixel[:, None] & is_k[None, :])
+    out = ((image * to_h + i) * to_w + j)[:, None] * to_channels + k[None, :]
+    tl.store(y + out, total.to(y.dtype.element_ty), mask=((i < to_h) & (j < to_w))[:, None] & is_k[None, :])
 
 
 @triton.constexpr_function
