@@ -170,6 +170,8 @@ class DepthwiseTiles(NamedTuple):
     channels: int
     """Of the threads side by side: what they read lies together, at least a sector of 32 bytes."""
     warps: int
+    registers: int | None
+    """The most of a thread: with 128 there is room for 16 warps, with 168 for 12. Left alone, a compiler reads far ahead."""
 
     @property
     def per_program(self) -> int:
@@ -182,9 +184,17 @@ def depthwise_tiles(taps: int, step: int, size: int, *, is_back: bool) -> Depthw
 
     More rows read less and hold more; and a compiler takes long for many taps in many rows.
     """
-    met_by = taps / step**2 if is_back else taps  # taps that have part in a sum
-    rows = 4 if met_by <= 16 and size >= 14 else 2 if met_by <= 25 else 1
-    return DepthwiseTiles(rows, 4, 4, 16, 4)
+    rows: int = 4
+    registers: int | None = 128
+    if is_back and step > 1:
+        registers = None  # a tap meets one row in `step`
+    elif taps > 25 or (taps > 16 and step > 1):
+        rows, registers = 1, None
+    elif taps > 16:
+        rows, registers = 2, 128 if is_back else 168
+    elif taps > 9 or step > 1 or size < 14:
+        rows, registers = 2, None
+    return DepthwiseTiles(rows, 4, 4, 16, 4, registers)
 
 
 def _launch_product(
@@ -295,6 +305,7 @@ def _launch_depthwise(
         COLUMNS=columns,
         CHANNELS=tiles.channels,
         num_warps=tiles.warps,
+        maxnreg=tiles.registers,
     )
 
 

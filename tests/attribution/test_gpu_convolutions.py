@@ -141,7 +141,7 @@ def test_a_depthwise_sum_is_the_same_in_any_tile(shape, dtype, device, monkeypat
     geometry, gate = shape[-1], x.clamp(-1, 1)
     kernels = convolutions.on_gpu(device)
     told = []
-    for tiles in ((1, 2, 8, 8, 4), (4, 4, 4, 32, 4), (2, 7, 2, 16, 8)):
+    for tiles in ((1, 2, 8, 8, 4, None), (4, 4, 4, 32, 4, None), (2, 7, 2, 16, 8, 64)):
         monkeypatch.setattr(kernels, "depthwise_tiles", lambda *_, tiles=tiles, **__: kernels.DepthwiseTiles(*tiles))
         y = kernels.convolve(x, weight, bias, geometry, (0, 6), 1)
         gradient = drawn(y.shape, device, dtype, 3)
