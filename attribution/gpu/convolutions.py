@@ -98,39 +98,12 @@ def convolve(
         x = _last(x)
         _launch_depthwise(x, x, weight, bias, y, geometry, (low, high), BACK=False, GATED=False, **how)
         return y
-    laid = laid_out(weight)
     if x.shape[1] <= FEW:
-        pixels, channels, depth, warps = few_tiles(len(weight))
-        grid = (triton.cdiv(y.numel() // len(weight), pixels) * triton.cdiv(len(weight), channels),)
-        unit = _unit(len(weight))
-        kernels.product_of_few[grid](
-            x,
-            laid.main,
-            laid.rest,
-            bias,
-            y,
-            len(x),
-            *x.shape[2:],
-            *x.stride(),
-            *sizes,
-            len(weight) // unit,
-            *geometry.padding,
-            low,
-            high,
-            C=x.shape[1],
-            **_names(weight, geometry),
-            TO_UNIT=unit,
-            TERMS=terms,
-            **how,
-            PIXELS=pixels,
-            CHANNELS=channels,
-            DEPTH=depth,
-            num_warps=warps,
-        )
+        _launch_product_of_few(x, weight, bias, y, geometry, (low, high), TERMS=terms, **how)
         return y
     x, plus = _last(x), y if added is None else _last(added)
     how |= {"BACK": False, "GATED": False, "ADDED": added is not None}
-    _launch_product(x, x, laid, bias, plus, y, geometry, weight, (low, high), TERMS=terms, **how)
+    _launch_product(x, x, laid_out(weight), bias, plus, y, geometry, weight, (low, high), TERMS=terms, **how)
     return y
 
 
@@ -185,14 +158,59 @@ def tiles_for(to_channels: int, from_channels: int, taps: int, terms: int, *, is
     return Tiles(height, width, depth, 4, min(2 if terms > 1 and depth == 64 else 3, steps + 1))
 
 
-def few_tiles(to_channels: int) -> tuple[int, int, int, int]:
-    """Pixels, channels, depth and warps of a tile of a product of few channels."""
-    return 128, _tile(to_channels, 64), 32, 4
+class FewTiles(NamedTuple):
+    """The shape of a tile of a product of few channels: rows and columns of an image, and how it is worked on."""
+
+    rows: int
+    columns: int
+    channels: int
+    depth: int
+    warps: int
+    stages: int
 
 
-def depthwise_tiles(channels: int, *, is_half: bool) -> tuple[int, int, int, int]:
-    """Runs, their length, channels and warps of a tile of sums."""
-    return 32 if is_half else 16, 4, _tile(channels, 32), 4
+def few_tiles(to_channels: int, taps: tuple[int, int], from_channels: int) -> FewTiles:
+    """By rule: as deep as a kernel is, if that is little, or as one of its rows."""
+    row = taps[1] * from_channels
+    depth = _tile(taps[0] * row if taps[0] * row <= 32 else row, 1 << 16)
+    return FewTiles(8, 8, _tile(to_channels, 64), depth, 4, 1)
+
+
+class DepthwiseTiles(NamedTuple):
+    """The shape of a tile of sums, and who works on it."""
+
+    rows: int
+    columns: int
+    numbers: int
+    """Channels of a thread, which holds their sums of all pixels, and the weights that its rows share."""
+    channels: int
+    """Of the threads side by side: what they read lies together, at least a sector of 32 bytes."""
+    warps: int
+    registers: int | None
+    """The most of a thread: with 128 there is room for 16 warps, with 168 for 12. Left alone, a compiler reads far ahead."""
+
+    @property
+    def per_program(self) -> int:
+        """Tiles of a program."""
+        return max(32 * self.warps * self.numbers // self.channels, 1)
+
+
+def depthwise_tiles(taps: int, step: int, size: int, *, is_back: bool) -> DepthwiseTiles:
+    """By rule and not by timing; sums are the same in any tile.  size: the columns of the image that is written
+
+    More rows read less and hold more; and a compiler takes long for many taps in many rows.
+    """
+    rows: int = 4
+    registers: int | None = 128
+    if is_back and step > 1:
+        registers = None  # a tap meets one row in `step`
+    elif taps > 25 or (taps > 16 and step > 1):
+        rows, registers = 1, None
+    elif taps > 16:
+        rows, registers = 2, 128 if is_back else 168
+    elif taps > 9 or step > 1 or size < 14:
+        rows, registers = 2, None
+    return DepthwiseTiles(rows, 4, 4, 16, 4, registers)
 
 
 def _launch_product(
@@ -242,33 +260,71 @@ def _launch_product(
     )
 
 
+def _launch_product_of_few(
+    x: Tensor, weight: Tensor, bias: Tensor, y: Tensor, geometry: Geometry, ends: Ends, **how: Any
+) -> None:
+    channels, unit, laid = y.shape[1], _unit(y.shape[1]), laid_out_by_taps(weight)
+    tiles = few_tiles(channels, (weight.shape[2], weight.shape[3]), x.shape[1])
+    count = len(y) * triton.cdiv(y.shape[2], tiles.rows) * triton.cdiv(y.shape[3], tiles.columns)
+    grid = (count * triton.cdiv(channels, tiles.channels),)
+    kernels.product_of_few[grid](
+        x,
+        laid.main,
+        laid.rest,
+        bias,
+        y,
+        *x.shape[2:],
+        *x.stride(),
+        *y.shape[2:],
+        channels // unit,
+        *geometry.padding,
+        *ends,
+        C=x.shape[1],
+        **_names(weight, geometry),
+        TO_UNIT=unit,
+        **how,
+        ROWS=tiles.rows,
+        COLUMNS=tiles.columns,
+        CHANNELS=tiles.channels,
+        DEPTH=tiles.depth,
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+    )
+
+
 def _launch_depthwise(
     x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, y: Tensor, geometry: Geometry, ends: Ends, **how: Any
 ) -> None:
-    unit = _unit(y.shape[1])
-    runs, length, channels, warps = depthwise_tiles(y.shape[1], is_half=x.element_size() == 2)
+    channels, unit = y.shape[1], _unit(y.shape[1])
+    taps, step = weight.shape[2] * weight.shape[3], max(geometry.stride)
+    tiles = depthwise_tiles(taps, step, y.shape[3], is_back=how["BACK"])
     down, across = geometry.stride if how["BACK"] else (1, 1)
-    count = len(y) * triton.cdiv(y.shape[2], down) * triton.cdiv(triton.cdiv(y.shape[3], across), length)
-    grid = triton.cdiv(count, runs), triton.cdiv(y.shape[1], channels), down * across
+    # A tile of a gradient has all phases of its pixels.
+    rows, columns = triton.cdiv(tiles.rows, down) * down, triton.cdiv(tiles.columns, across) * across
+    count = len(y) * triton.cdiv(y.shape[2], rows) * triton.cdiv(y.shape[3], columns)
+    grid = (triton.cdiv(count, tiles.per_program) * triton.cdiv(channels, tiles.channels),)
     kernels.depthwise[grid](
         x,
         gate,
-        laid_out(weight).main,
+        taps_of(weight),
         bias,
         y,
         len(y),
         *x.shape[2:],
         *y.shape[2:],
-        y.shape[1] // unit,
-        *geometry.padding,
+        channels // unit,
         *ends,
         **_names(weight, geometry),
+        PH=geometry.padding[0],
+        PW=geometry.padding[1],
         UNIT=unit,
         **how,
-        RUNS=runs,
-        RUN=length,
-        CHANNELS=channels,
-        num_warps=warps,
+        TILES=tiles.per_program,
+        ROWS=rows,
+        COLUMNS=columns,
+        CHANNELS=tiles.channels,
+        num_warps=tiles.warps,
+        maxnreg=tiles.registers,
     )
 
 
@@ -280,13 +336,28 @@ def _names(weight: Tensor, geometry: Geometry) -> dict[str, int]:
 
 @Derived
 def laid_out(weight: Tensor) -> Laid:
-    """The weights (k, c, h, w) as (k, h, w, c), in float32 split in two; of a depthwise convolution as (h, w, c)."""
-    order = (2, 3, 0, 1) if weight.shape[1] == 1 else (0, 2, 3, 1)
-    whole = weight.detach().permute(order).contiguous()
-    if weight.dtype != torch.float32 or weight.shape[1] == 1:
-        return Laid(whole, whole)
-    main = whole.bfloat16()
-    return Laid(main, (whole - main.float()).bfloat16())
+    """The weights (k, c, h, w) as (k, h, w, c)."""
+    return _split(weight.detach().permute(0, 2, 3, 1).contiguous())
+
+
+@Derived
+def laid_out_by_taps(weight: Tensor) -> Laid:
+    """The weights (k, c, h, w) as (h, w, c, k)."""
+    return _split(weight.detach().permute(2, 3, 1, 0).contiguous())
+
+
+@Derived
+def taps_of(weight: Tensor) -> Tensor:
+    """A depthwise convolution's weights (c, 1, h, w) as (h, w, c), in float32 as the sums over them are."""
+    return weight.detach()[:, 0].permute(1, 2, 0).float().contiguous()
+
+
+def _split(weight: Tensor) -> Laid:
+    """float32 in two; else all of it."""
+    if weight.dtype != torch.float32:
+        return Laid(weight, weight)
+    main = weight.bfloat16()
+    return Laid(main, (weight - main.float()).bfloat16())
 
 
 def _empty(like: Tensor, channels: int, sizes: Any) -> Tensor:

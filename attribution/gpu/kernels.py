@@ -173,7 +173,6 @@ def product_of_few(
     rest,
     bias,
     y,
-    images,
     from_h,
     from_w,
     step_n,
@@ -198,34 +197,67 @@ def product_of_few(
     TERMS: tl.constexpr,
     BIASED: tl.constexpr,
     CLAMPED: tl.constexpr,
-    PIXELS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """The same of an image of C channels in any strides: taps and channels are one axis of the product."""
+    """The same of an image of C channels in any strides: the product's depth is as many of the kernel's rows as DEPTH holds.
+
+    Which tap and which channel a place of the depth is, and where that lies, is then the same at every step. Pixels are a tile
+    (ROWS, COLUMNS) of one image, so that none needs a division to know its place.
+    """
+    TAPS: tl.constexpr = DEPTH // (KW * C)  # rows of the kernel
     to_channels = to_units * TO_UNIT
     columns = (to_channels + CHANNELS - 1) // CHANNELS
-    tile = tl.program_id(0)
-    pixel = tile // columns * PIXELS + tl.arange(0, PIXELS)
-    k = tile % columns * CHANNELS + tl.arange(0, CHANNELS)
-    is_pixel, is_k = pixel < images * to_h * to_w, k < to_channels
-    image, within = pixel // (to_h * to_w), pixel % (to_h * to_w)
-    base_h, base_w = within // to_w * SH - pad_h, within % to_w * SW - pad_w
-    total = tl.full((PIXELS, CHANNELS), 0.0, tl.float32)
-    for start in range(0, KH * KW * C, DEPTH):
-        depth = start + tl.arange(0, DEPTH)
-        c, tap = depth % C, depth // C
-        row, column = base_h[:, None] + (tap // KW * DH)[None, :], base_w[:, None] + (tap % KW * DW)[None, :]
-        is_depth = depth < KH * KW * C
-        is_there = (row >= 0) & (row < from_h) & (column >= 0) & (column < from_w)
-        where = image[:, None] * step_n + row * step_h + column * step_w + (c * step_c)[None, :]
-        a = tl.load(x + where, mask=is_there & is_pixel[:, None] & is_depth[None, :], other=0.0)
-        at = k[None, :] * (KH * KW * C) + depth[:, None]
-        is_weight = is_depth[:, None] & is_k[None, :]
-        total = _multiplied(total, a, weight, rest, at, is_weight, TERMS)
+    across_h, across_w = (to_h + ROWS - 1) // ROWS, (to_w + COLUMNS - 1) // COLUMNS
+    tile = tl.program_id(0) // columns
+    k = tl.program_id(0) % columns * CHANNELS + tl.arange(0, CHANNELS)
+    image, within = tile // (across_h * across_w), tile % (across_h * across_w)
+    pixel, depth = tl.arange(0, ROWS * COLUMNS), tl.arange(0, DEPTH)
+    i, j = within // across_w * ROWS + pixel // COLUMNS, within % across_w * COLUMNS + pixel % COLUMNS
+    c, tap_h, tap_w = depth % C, depth // C // KW, depth // C % KW
+    top, left = i * SH - pad_h, j * SW - pad_w
+    column, row = left[:, None] + (tap_w * DW)[None, :], top[:, None] + (tap_h * DH)[None, :]
+    # One comparison a number: below this row, as an unsigned number also those before the first one, it is read.
+    end = tl.where((column >= 0) & (column < from_w) & (tap_h < TAPS)[None, :], from_h, 0).to(tl.uint32)
+    is_k = k < to_channels
+    start = x + image * step_n
+    where = (top * step_h + left * step_w)[:, None] + (tap_h * DH * step_h + tap_w * DW * step_w + c * step_c)[None, :]
+    total = tl.full((ROWS * COLUMNS, CHANNELS), 0.0, tl.float32)
+    for first in range(0, KH, TAPS):
+        is_tap = (tap_h < TAPS) & (first + tap_h < KH)
+        is_read = (row + first * DH).to(tl.uint32) < end
+        if KH % TAPS:
+            is_read = is_read & is_tap[None, :]
+        a = tl.load(start + first * DH * step_h + where, mask=is_read, other=0.0)
+        at = (first * KW * C + depth)[:, None] * to_channels + k[None, :]
+        total = _multiplied(total, a, weight, rest, at, is_tap[:, None] & is_k[None, :], TERMS)
     total = _finished(total, bias, k, is_k, low, high, BIASED, CLAMPED)
-    out = pixel[:, None] * to_channels + k[None, :]
-    tl.store(y + out, total.to(y.dtype.element_ty), mask=is_pixel[:, None] & is_k[None, :])
+    out = ((image * to_h + i) * to_w + j)[:, None] * to_channels + k[None, :]
+    tl.store(y + out, total.to(y.dtype.element_ty), mask=((i < to_h) & (j < to_w))[:, None] & is_k[None, :])
+
+
+@triton.constexpr_function
+def tap_between(to, from_, axis):
+    """Of the taps along an axis the one that joins a tile's pixel with one that it reads; -1 where none does."""
+    K, S, D, P, BACK = axis  # as the kernels name them
+    reach = to + P - from_ * S if BACK else from_ + P - to * S
+    return reach // D if reach >= 0 and reach % D == 0 and reach // D < K else -1
+
+
+@triton.constexpr_function
+def first_read(axis):
+    """The first pixel that a tile reads, counted from the one that lies where the tile begins."""
+    K, S, D, P, BACK = axis
+    return -(((K - 1) * D - P) // S) if BACK else -P
+
+
+@triton.constexpr_function
+def last_read(size, axis):
+    """The last pixel that a tile of this size reads."""
+    K, S, D, P, BACK = axis
+    return (size - 1 + P) // S if BACK else (size - 1) * S + (K - 1) * D - P
 
 
 @triton.jit(do_not_specialize=NUMBERS)
@@ -241,8 +273,6 @@ def depthwise(
     to_h,
     to_w,
     units,
-    pad_h,
-    pad_w,
     low,
     high,
     KH: tl.constexpr,
@@ -251,63 +281,78 @@ def depthwise(
     SW: tl.constexpr,
     DH: tl.constexpr,
     DW: tl.constexpr,
+    PH: tl.constexpr,
+    PW: tl.constexpr,
     UNIT: tl.constexpr,
     BACK: tl.constexpr,
     GATED: tl.constexpr,
     BIASED: tl.constexpr,
     CLAMPED: tl.constexpr,
-    RUNS: tl.constexpr,
-    RUN: tl.constexpr,
+    TILES: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """RUNS runs of RUN pixels in a row and CHANNELS of a depthwise convolution's output, or with BACK of its input's gradient.
+    """CHANNELS of TILES tiles (ROWS, COLUMNS) of a depthwise convolution's output, or with BACK of its input's gradient.
 
-    What a run reads of a row is read once and stays in registers.
+    A thread has a few channels of one tile. It holds their weights, reads each pixel once, and adds it to all sums of the tile
+    that it has part in: which those are the compiler knows, as a tile begins at a multiple of the stride.
     """
+    H: tl.constexpr = (KH, SH, DH, PH, BACK)
+    W: tl.constexpr = (KW, SW, DW, PW, BACK)
     channels = units * UNIT
-    phase_h, phase_w, across_h, across_w, first_h, first_w = _phase_of(
-        tl.program_id(2), to_h, to_w, pad_h, pad_w, SH, SW, BACK
-    )
-    TAPS_H: tl.constexpr = (KH + SH - 1) // SH if BACK else KH
-    TAPS_W: tl.constexpr = (KW + SW - 1) // SW if BACK else KW
-    STEP: tl.constexpr = 1 if BACK else SW
-    SPAN: tl.constexpr = (RUN - 1) * STEP + (TAPS_W - 1) * DW + 1
-    runs = (across_w + RUN - 1) // RUN  # of a row
-    run = tl.program_id(0) * RUNS + tl.arange(0, RUNS)
-    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    is_run, is_c = run < images * across_h * runs, c < channels
-    image, within = run // (across_h * runs), run % (across_h * runs)
-    i, j = within // runs, within % runs * RUN
-    if BACK:
-        base_h, left = i + (phase_h + pad_h) // SH, j + (phase_w + pad_w) // SW - (TAPS_W - 1) * DW
-    else:
-        base_h, left = i * SH - pad_h, j * SW - pad_w
+    chunks = (channels + CHANNELS - 1) // CHANNELS
+    across_h, across_w = (to_h + ROWS - 1) // ROWS, (to_w + COLUMNS - 1) // COLUMNS
+    tile = tl.program_id(0) // chunks * TILES + tl.arange(0, TILES)
+    c = tl.program_id(0) % chunks * CHANNELS + tl.arange(0, CHANNELS)
+    image, within = tile // (across_h * across_w), tile % (across_h * across_w)
+    i, j = within // across_w, within % across_w
+    is_tile, is_c = (tile < images * across_h * across_w)[:, None], (c < channels)[None, :]
+    # The pixel of x that lies where the tile begins, a tile's size in x apart.
+    top, left = i * (ROWS // SH if BACK else ROWS * SH), j * (COLUMNS // SW if BACK else COLUMNS * SW)
+    own = tl.full((TILES, 1), 0, tl.int32) + c[None, :]  # each thread its own, that nobody needs to be asked
+    total = tl.full((TILES, CHANNELS), 0.0, tl.float32)
+    if BIASED:
+        total += tl.load(bias + own, mask=is_c, other=0.0).to(tl.float32)
     totals = ()
-    for _ in tl.static_range(RUN):
-        totals = totals + (tl.full((RUNS, CHANNELS), 0.0, tl.float32),)
-    for tap_h in tl.static_range(TAPS_H):
-        row = base_h - tap_h * DH if BACK else base_h + tap_h * DH
-        place_h = first_h + tap_h * SH if BACK else tap_h
-        is_row = is_run & (row >= 0) & (row < from_h)
-        start = ((image * from_h + row) * from_w + left)[:, None] * channels + c[None, :]
+    for _ in tl.static_range(ROWS * COLUMNS):
+        totals = totals + (total,)
+    weights = ()  # by rows of the kernel
+    for _ in tl.static_range(KH):
+        weights = weights + ((),)
+    for down in tl.static_range(first_read(H), last_read(ROWS, H) + 1):
+        row = top + down
+        start = x + (((image * from_h + row) * from_w + left)[:, None] * channels + c[None, :])
+        # One comparison a pixel: as an unsigned number a column before the first one is a large one.
+        end = tl.where(is_tile & ((row >= 0) & (row < from_h))[:, None] & is_c, from_w, 0).to(tl.uint32)
         read = ()
-        for d in tl.static_range(SPAN):
-            is_there = is_row & (left + d >= 0) & (left + d < from_w)
-            a = tl.load(x + start + d * channels, mask=is_there[:, None] & is_c[None, :], other=0.0)
-            read = read + (a.to(tl.float32),)
-        for tap_w in tl.static_range(TAPS_W):
-            place_w = first_w + tap_w * SW if BACK else tap_w
-            met_by = tl.where((place_h < KH) & (place_w < KW), channels, 0) if BACK else channels
-            w = tl.load(weight + (place_h * KW + place_w) * channels + c, mask=c < met_by, other=0.0)
-            sums = ()
-            for r in tl.static_range(RUN):
-                met = read[r + (TAPS_W - 1 - tap_w) * DW if BACK else r * STEP + tap_w * DW]
-                sums = sums + (totals[r] + met * w.to(tl.float32)[None, :],)
-            totals = sums
-    for r in tl.static_range(RUN):
-        total = _finished(totals[r], bias, c, is_c, low, high, BIASED, CLAMPED)
-        row, column = (i * SH + phase_h, (j + r) * SW + phase_w) if BACK else (i, j + r)
-        out = ((image * to_h + row) * to_w + column)[:, None] * channels + c[None, :]
-        is_out = (is_run & (row < to_h) & (column < to_w))[:, None] & is_c[None, :]
-        total = _gated(total, gate, out, is_out, low, high, GATED)
-        tl.store(y + out, total.to(y.dtype.element_ty), mask=is_out)
+        for right in tl.static_range(first_read(W), last_read(COLUMNS, W) + 1):
+            is_read = (left + right).to(tl.uint32)[:, None] < end
+            read = read + (tl.load(start + right * channels, mask=is_read, other=0.0).to(tl.float32),)
+        for r in tl.static_range(SH if BACK else 1):  # whom a row of the kernel meets first
+            if tap_between(r, down, H) >= 0:
+                met = ()
+                for place in tl.static_range(KW):
+                    at = (tap_between(r, down, H) * KW + place) * channels
+                    met = met + (tl.load(weight + at + own, mask=is_c, other=0.0),)
+                weights = weights[: tap_between(r, down, H)] + (met,) + weights[tap_between(r, down, H) + 1 :]
+        sums = ()
+        for r in tl.static_range(ROWS):
+            for s in tl.static_range(COLUMNS):
+                total = totals[r * COLUMNS + s]
+                if tap_between(r, down, H) >= 0:
+                    for at in tl.static_range(len(read)):
+                        if tap_between(s, first_read(W) + at, W) >= 0:
+                            w = weights[tap_between(r, down, H)][tap_between(s, first_read(W) + at, W)]
+                            total = tl.fma(read[at], w, total)
+                sums = sums + (total,)
+        totals = sums
+    for r in tl.static_range(ROWS):
+        row = i * ROWS + r
+        start = ((image * to_h + row) * to_w + j * COLUMNS)[:, None] * channels + c[None, :]
+        end = tl.where(is_tile & (row < to_h)[:, None] & is_c, to_w, 0)
+        for s in tl.static_range(COLUMNS):
+            total = _finished(totals[r * COLUMNS + s], bias, c, is_c, low, high, False, CLAMPED)
+            out, is_out = start + s * channels, (j * COLUMNS + s)[:, None] < end
+            total = _gated(total, gate, out, is_out, low, high, GATED)
+            tl.store(y + out, total.to(y.dtype.element_ty), mask=is_out)

@@ -1,7 +1,7 @@
 """Convolutions as kernels of a GPU are those of the model, in three arithmetics: by Triton's interpreter here, by a GPU where there is one."""
 
 from inspect import signature
-from itertools import product
+from itertools import cycle, product
 from math import inf
 
 import pytest
@@ -37,13 +37,20 @@ SHAPES = [
     (16, 24, 9, 9, (3, 3), Geometry((1, 1), (2, 2), (2, 2), 1)),
     (3, 16, 15, 14, (7, 7), Geometry((2, 2), (3, 3), (1, 1), 1)),
     (3, 8, 9, 8, (3, 3), Geometry((2, 2), (0, 0), (1, 1), 1)),
+    (2, 24, 19, 21, (7, 3), Geometry((1, 2), (3, 1), (1, 1), 1)),
+    (4, 8, 11, 9, (3, 3), Geometry((1, 1), (2, 2), (2, 2), 1)),
+    (1, 16, 7, 6, (3, 3), Geometry((1, 1), (1, 1), (1, 1), 1)),
     (72, 130, 4, 3, (1, 1), Geometry((1, 1), (0, 0), (1, 1), 1)),
     (16, 24, 5, 6, (1, 1), Geometry((1, 1), (1, 1), (1, 1), 1)),
     (24, 24, 9, 7, (3, 3), Geometry((1, 1), (1, 1), (1, 1), 24)),
     (24, 24, 9, 10, (5, 5), Geometry((2, 2), (2, 2), (1, 1), 24)),
     (12, 12, 8, 9, (4, 4), Geometry((2, 2), (2, 2), (1, 1), 12)),
     (8, 8, 9, 9, (3, 3), Geometry((1, 1), (2, 2), (2, 2), 8)),
+    (5, 5, 11, 6, (5, 3), Geometry((1, 1), (2, 1), (1, 1), 5)),
+    (20, 20, 5, 17, (4, 3), Geometry((3, 2), (1, 0), (1, 1), 20)),
+    (6, 6, 9, 8, (1, 1), Geometry((2, 2), (0, 0), (1, 1), 6)),
 ]
+DEPTHWISE = [shape for shape in SHAPES if shape[-1].groups > 1]
 ENDS = [None, (0, inf), (0, 6)]
 # Of a product of many terms, relative to the norm. The interpreter cuts bfloat16 off where a GPU rounds.
 FAITHFUL = {torch.float32: 2e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
@@ -134,6 +141,24 @@ def test_products_of_one_term_are_for_gradients_alone(shape, device):
         assert torch.equal(close, coarse)  # sums of float32, no products of matrices
     else:
         assert 1e-4 < distance(coarse, close.double()) < 1e-2
+
+
+@pytest.mark.parametrize(("shape", "dtype"), list(zip(DEPTHWISE, cycle((torch.float16, torch.float32)))), ids=str)
+def test_a_depthwise_sum_is_the_same_in_any_tile(shape, dtype, device, monkeypatch):
+    """As wide as the image or narrower, of any number of channels a thread, gated or not."""
+    x, weight, bias = layer(shape, device, dtype)
+    geometry, gate = shape[-1], x.clamp(-1, 1)
+    kernels = convolutions.on_gpu(device)
+    told = []
+    for tiles in ((1, 2, 8, 8, 4, None), (4, 4, 4, 32, 4, None), (2, 7, 2, 16, 8, 64)):
+        monkeypatch.setattr(kernels, "depthwise_tiles", lambda *_, tiles=tiles, **__: kernels.DepthwiseTiles(*tiles))
+        y = kernels.convolve(x, weight, bias, geometry, (0, 6), 1)
+        gradient = drawn(y.shape, device, dtype, 3)
+        pulled = kernels.pulled_back(gradient, weight, geometry, x.shape, 1)
+        gated = kernels.pulled_back(gradient, weight, geometry, x.shape, 1, gate, (-1, 1))
+        told.append((y, pulled, gated))
+    assert torch.equal(gated, torch.where((gate > -1) & (gate < 1), pulled, 0))
+    assert all(torch.equal(*pair) for others in told[1:] for pair in zip(told[0], others, strict=True))
 
 
 def test_other_strides_and_no_images_give_the_same(device):
