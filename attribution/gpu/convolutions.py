@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from math import inf, nan
+from math import inf, nan, prod
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from attribution.derived import Derived
 from attribution.geometry import Ends, Geometry
@@ -207,6 +208,9 @@ def _launch_product(
     ends: Ends,
     **how: Any,
 ) -> None:
+    if can_be_boxes(x, laid, y, geometry, gate, plus):
+        _launch_boxes(x, gate, laid, bias, plus, y, geometry, weight, ends, **how)
+        return
     steps = geometry.stride if how["BACK"] else (1, 1)
     phases = steps[0] * steps[1]
     pixels = len(y) * triton.cdiv(y.shape[2], steps[0]) * triton.cdiv(y.shape[3], steps[1])
@@ -240,6 +244,94 @@ def _launch_product(
         num_warps=tiles.warps,
         num_stages=tiles.stages,
     )
+
+
+def can_be_boxes(x: Tensor, laid: Laid, y: Tensor, geometry: Geometry, *others: Tensor) -> bool:
+    """Whether a chip's copy engine (since Hopper) takes them: in steps of one pixel, and all addresses multiples of 16 bytes."""
+    has_engine = not x.is_cuda or torch.cuda.get_device_capability(x.device)[0] >= 9  # Triton's interpreter has one
+    rows = x.shape[1] * x.element_size(), y.shape[1] * y.element_size(), laid.main.shape[3] * laid.main.element_size()
+    starts = (t.data_ptr() for t in (x, *laid, y, *others))
+    return has_engine and max(geometry.stride) == 1 and all(number % 16 == 0 for number in (*rows, *starts))
+
+
+def _launch_boxes(
+    x: Tensor,
+    gate: Tensor,
+    laid: Laid,
+    bias: Tensor,
+    plus: Tensor,
+    y: Tensor,
+    geometry: Geometry,
+    weight: Tensor,
+    ends: Ends,
+    **how: Any,
+) -> None:
+    taps, is_half = weight.shape[2] * weight.shape[3], x.element_size() == 2
+    tiles = tiles_for(y.shape[1], x.shape[1], taps, how["TERMS"], is_half=is_half)
+    images, tall, wide = box = (
+        (1, 1, tiles.pixels) if is_pointwise(weight, geometry) else box_for(y.shape[2], y.shape[3], tiles.pixels)
+    )
+    seen = _in_a_row if is_pointwise(weight, geometry) else _by_pixel
+    boxes = [triton.cdiv(extent, side) for extent, side in zip(seen(y).shape, box, strict=False)]
+    source = _descriptor(seen(x), (*box, tiles.depth))
+    gate, plus, to = (_descriptor(seen(t), (*box, tiles.channels)) for t in (gate if how["GATED"] else y, plus, y))
+    side = (tiles.depth, 1, tiles.channels) if how["BACK"] else (tiles.channels, 1, tiles.depth)
+    main, rest = (_descriptor(part.flatten(1, 2), side) for part in laid)
+    kernels.product_of_boxes[(prod(boxes) * triton.cdiv(y.shape[1], tiles.channels),)](
+        source,
+        gate,
+        main,
+        rest,
+        bias,
+        plus,
+        to,
+        boxes[1],
+        boxes[2],
+        y.shape[1],
+        triton.cdiv(x.shape[1], tiles.depth),
+        *geometry.padding,
+        *ends,
+        KH=weight.shape[2],
+        KW=weight.shape[3],
+        DH=geometry.dilation[0],
+        DW=geometry.dilation[1],
+        **how,
+        IMAGES=images,
+        TALL=tall,
+        WIDE=wide,
+        CHANNELS=tiles.channels,
+        DEPTH=tiles.depth,
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+    )
+
+
+def box_for(rows: int, columns: int, pixels: int) -> tuple[int, int, int]:
+    """Images, rows and columns of a box of so many pixels: so that few lie outside of an image; of many images some batch may lack some."""
+    sides = [1 << power for power in range(5)]
+    boxes = [(pixels // (tall * wide), tall, wide) for tall in sides for wide in sides if tall * wide <= pixels]
+
+    def spent(box: tuple[int, int, int]) -> float:
+        images, tall, wide = box
+        pixels_read: int = triton.cdiv(rows, tall) * tall * triton.cdiv(columns, wide) * wide
+        return pixels_read * (1 + images / 512)
+
+    return min(boxes, key=spent)
+
+
+def _by_pixel(t: Tensor) -> Tensor:
+    return t.permute(0, 2, 3, 1)
+
+
+def _in_a_row(t: Tensor) -> Tensor:
+    """All pixels as those of one row of one image."""
+    return _by_pixel(t).reshape(1, 1, -1, t.shape[1])
+
+
+def _descriptor(t: Tensor, box: tuple[int, ...]) -> Any:
+    """Of a tensor that lies in one piece, whatever it says of the stride of a single row."""
+    strides = [prod(t.shape[place:]) for place in range(1, t.dim())]
+    return TensorDescriptor(t, list(t.shape), [*strides, 1], list(box))
 
 
 def _launch_depthwise(

@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 import torch
-from interpreting import INTERPRETED, ON_A_GPU, interpreted_module, needs_gpu
+from interpreting import INTERPRETED, ON_A_GPU, interpreted_module, needs_gpu, needs_triton
 from torch import nn
 from torch.nn import functional
 
@@ -38,6 +38,7 @@ SHAPES = [
     (3, 8, 9, 8, (3, 3), Geometry((2, 2), (0, 0), (1, 1), 1)),
     (72, 130, 4, 3, (1, 1), Geometry((1, 1), (0, 0), (1, 1), 1)),
     (16, 24, 5, 6, (1, 1), Geometry((1, 1), (1, 1), (1, 1), 1)),
+    (10, 20, 5, 14, (1, 1), Geometry((1, 1), (0, 0), (1, 1), 1)),
     (24, 24, 9, 7, (3, 3), Geometry((1, 1), (1, 1), (1, 1), 24)),
     (24, 24, 9, 10, (5, 5), Geometry((2, 2), (2, 2), (1, 1), 24)),
     (12, 12, 8, 9, (4, 4), Geometry((2, 2), (2, 2), (1, 1), 12)),
@@ -148,6 +149,17 @@ def test_other_strides_and_no_images_give_the_same(device):
         ):
             assert torch.equal(conv2d(other, w, b, *geometry), y[: len(other)])
         assert conv2d(given[:0], w, b, *geometry).shape == (0, *y.shape[1:])
+
+
+@needs_triton
+@pytest.mark.parametrize("rows", [1, 5, 7, 14, 28, 56, 112])
+def test_a_box_reads_few_pixels_outside_of_images(rows):
+    from attribution.gpu.convolutions import box_for
+
+    for pixels in (64, 128, 256):
+        images, tall, wide = box_for(rows, rows, pixels)
+        assert images * tall * wide == pixels
+        assert -(-rows // tall) * tall * -(-rows // wide) * wide <= 1.2 * rows**2
 
 
 def test_what_is_no_number_stays_none(device):
