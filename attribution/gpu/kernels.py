@@ -11,7 +11,7 @@ from triton import language as tl
 
 NUMBERS = (
     *("images", "from_h", "from_w", "from_units", "to_h", "to_w", "to_units", "units", "pad_h", "pad_w"),
-    *("step_n", "step_c", "step_h", "step_w"),
+    *("step_n", "step_c", "step_h", "step_w", "boxes_h", "boxes_w", "pieces"),
 )
 """What a kernel is not compiled anew for."""
 
@@ -20,11 +20,18 @@ NUMBERS = (
 def _multiplied(total, a, weight, rest, at, is_weight, TERMS: tl.constexpr):
     """Total + a w, for the weights at these places.  bf16x3: h h' + h l' + l h' of float32 numbers h + l, smallest first."""
     w = tl.load(weight + at, mask=is_weight, other=0.0)
+    r = tl.load(rest + at, mask=is_weight, other=0.0) if TERMS == 3 else w
+    return _in_terms(total, a, w, r, TERMS)
+
+
+@triton.jit
+def _in_terms(total, a, w, r, TERMS: tl.constexpr):
+    """Total + a (w + r), of which r is read in three terms only."""
     h = a.to(w.dtype)
     if TERMS == 3:
         l = (a - h.to(tl.float32)).to(w.dtype)
         total = tl.dot(l, w, total)
-        total = tl.dot(h, tl.load(rest + at, mask=is_weight, other=0.0), total)
+        total = tl.dot(h, r, total)
     return tl.dot(h, w, total)
 
 
@@ -164,6 +171,82 @@ def product(
     total = _finished(total, bias, k, is_k, low, high, BIASED, CLAMPED)
     total = _gated(total, gate, out, is_out, low, high, GATED)
     tl.store(y + out, total.to(y.dtype.element_ty), mask=is_out)
+
+
+@triton.jit
+def _box(tensor, n, i, j, k, IMAGES: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr, CHANNELS: tl.constexpr):
+    """The box at this place as a matrix, its pixels by its channels; zero where the tensor has none."""
+    return tensor.load([n, i, j, k]).reshape(IMAGES * TALL * WIDE, CHANNELS)
+
+
+@triton.jit
+def _weights(weight, tap, c, k, BACK: tl.constexpr, CHANNELS: tl.constexpr, DEPTH: tl.constexpr):
+    """(DEPTH, CHANNELS) of the weights (k, taps, c), or with BACK of those of the gradient, which are transposed."""
+    if BACK:
+        return weight.load([c, tap, k]).reshape(DEPTH, CHANNELS)
+    else:  # noqa: RET505  # Triton follows one branch of a constant
+        return weight.load([k, tap, c]).reshape(CHANNELS, DEPTH).T
+
+
+@triton.jit(do_not_specialize=NUMBERS)
+def product_of_boxes(
+    x,
+    gate,
+    weight,
+    rest,
+    bias,
+    plus,
+    y,
+    boxes_h,
+    boxes_w,
+    to_channels,
+    pieces,
+    pad_h,
+    pad_w,
+    low,
+    high,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    DH: tl.constexpr,
+    DW: tl.constexpr,
+    BACK: tl.constexpr,
+    GATED: tl.constexpr,
+    TERMS: tl.constexpr,
+    BIASED: tl.constexpr,
+    ADDED: tl.constexpr,
+    CLAMPED: tl.constexpr,
+    IMAGES: tl.constexpr,
+    TALL: tl.constexpr,
+    WIDE: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """The same in steps of one pixel, a tile being a box of IMAGES x TALL x WIDE pixels by CHANNELS.
+
+    All but the bias are descriptors of tensors (n, h, w, c), the weights' of (k, taps, c): the chip's copy engine finds the
+    addresses and what lies outside, so that registers are left for the sums.
+    """
+    columns = (to_channels + CHANNELS - 1) // CHANNELS
+    box, k = tl.program_id(0) // columns, tl.program_id(0) % columns * CHANNELS
+    n, i, j = box // (boxes_h * boxes_w) * IMAGES, box // boxes_w % boxes_h * TALL, box % boxes_w * WIDE
+    total = tl.full((IMAGES * TALL * WIDE, CHANNELS), 0.0, tl.float32)
+    for step in range(KH * KW * pieces):
+        tap, c = step % (KH * KW), step // (KH * KW) * DEPTH
+        down, right = tap // KW * DH - pad_h, tap % KW * DW - pad_w
+        if BACK:
+            down, right = -down, -right
+        a = _box(x, n, i + down, j + right, c, IMAGES, TALL, WIDE, DEPTH)
+        w = _weights(weight, tap, c, k, BACK, CHANNELS, DEPTH)
+        r = _weights(rest, tap, c, k, BACK, CHANNELS, DEPTH) if TERMS == 3 else w
+        total = _in_terms(total, a, w, r, TERMS)
+    if ADDED:
+        total += _box(plus, n, i, j, k, IMAGES, TALL, WIDE, CHANNELS).to(tl.float32)
+    each = k + tl.arange(0, CHANNELS)
+    total = _finished(total, bias, each, each < to_channels, low, high, BIASED, CLAMPED)
+    if GATED:
+        passed = _box(gate, n, i, j, k, IMAGES, TALL, WIDE, CHANNELS)
+        total = tl.where((passed <= low) | (passed >= high), 0.0, total)
+    y.store([n, i, j, k], total.to(y.dtype).reshape(IMAGES, TALL, WIDE, CHANNELS))
 
 
 @triton.jit(do_not_specialize=NUMBERS)

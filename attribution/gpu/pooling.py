@@ -17,7 +17,8 @@ from torch import Tensor
 from triton import language as tl
 
 from attribution.geometry import Ends, Window
-from attribution.gpu.convolutions import _empty, _last, _tile, _unit
+from attribution.gpu.layouts import empty, last
+from attribution.gpu.tiles import unit_of, width_of
 
 NOBODY = tl.constexpr(255)
 """In the place of a tap: no place gets this window's gradient."""
@@ -47,14 +48,14 @@ def can(x: Tensor, window: Window) -> bool:
 
 def pool(x: Tensor, window: Window) -> Tensor:
     """(n, c, h, w) -> (n, c, h', w')"""
-    y = _empty(x, x.shape[1], window.outputs(x.shape[2:]))
+    y = empty(x, x.shape[1], window.outputs(x.shape[2:]))
     _launch_pool(x, y, y, window, None, is_kept=False)
     return y
 
 
 def pool_and_taps(x: Tensor, window: Window, gate: Ends | None) -> tuple[Tensor, Tensor]:
     """(n, c, h, w) -> (n, c, h', w'), and there which tap of the window won (uint8); nobody where that is not between the ends."""
-    y = _empty(x, x.shape[1], window.outputs(x.shape[2:]))
+    y = empty(x, x.shape[1], window.outputs(x.shape[2:]))
     taps = torch.empty_like(y, dtype=torch.uint8)
     _launch_pool(x, y, taps, window, gate, is_kept=True)
     return y, taps
@@ -62,13 +63,13 @@ def pool_and_taps(x: Tensor, window: Window, gate: Ends | None) -> tuple[Tensor,
 
 def pulled_back(gradient: Tensor, taps: Tensor, window: Window, shape: torch.Size) -> Tensor:
     """What the gradient of a max-pool's output comes to at its input.  gradient (n, c, h', w') -> shape (n, c, h, w)"""
-    found = _empty(gradient, shape[1], shape[2:])
+    found = empty(gradient, shape[1], shape[2:])
     # A program takes all pixels of some steps of the window, of which the first and the last reach over the edges.
     steps = [
         (extent + pad - 1) // step - pad // step + 1
         for extent, pad, step in zip(shape[2:], window.padding, window.stride, strict=True)
     ]
-    _launch(_pull_back, (_last(gradient), taps, found), found, (*taps.shape[2:], *shape[2:]), steps, window)
+    _launch(_pull_back, (last(gradient), taps, found), found, (*taps.shape[2:], *shape[2:]), steps, window)
     return found
 
 
@@ -89,7 +90,7 @@ def _launch(
     *limits: float,
     **how: Any,
 ) -> None:
-    unit, channels = _unit(y.shape[1]), _tile(y.shape[1], 64)
+    unit, channels = unit_of(y.shape[1]), width_of(y.shape[1], 64)
     pixels = TILE_BYTES // (channels * y.element_size())
     grid = (triton.cdiv(len(y) * across[0] * across[1], pixels) * triton.cdiv(y.shape[1], channels),)
     names = ("KH", "KW", "SH", "SW", "PH", "PW", "DH", "DW")

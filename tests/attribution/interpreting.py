@@ -31,6 +31,12 @@ def interpreted_module(name, others=None):
     return module
 
 
+def interpreted_convolutions():
+    """`gpu.convolutions` with the kernels that it launches."""
+    launches = interpreted_module("gpu.launches", {"kernels": interpreted_module("gpu.kernels")})
+    return interpreted_module("gpu.convolutions", {"launches": launches})
+
+
 def _mend_the_interpreter():
     """Two things that Triton's can't do: multiply bfloat16 (up to 3.9), and count under numpy 2.4 (up to 3.6)."""
     import numpy as np

@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 import torch
-from interpreting import INTERPRETED, ON_A_GPU, interpreted_module, needs_gpu
+from interpreting import INTERPRETED, ON_A_GPU, interpreted_convolutions, needs_gpu, needs_triton
 from torch import nn
 from torch.nn import functional
 
@@ -41,7 +41,10 @@ SHAPES = [
     (4, 8, 11, 9, (3, 3), Geometry((1, 1), (2, 2), (2, 2), 1)),
     (1, 16, 7, 6, (3, 3), Geometry((1, 1), (1, 1), (1, 1), 1)),
     (72, 130, 4, 3, (1, 1), Geometry((1, 1), (0, 0), (1, 1), 1)),
+    (40, 136, 9, 8, (1, 1), Geometry((1, 1), (0, 0), (1, 1), 1)),
+    (72, 40, 9, 8, (3, 3), Geometry((1, 1), (2, 1), (1, 1), 1)),
     (16, 24, 5, 6, (1, 1), Geometry((1, 1), (1, 1), (1, 1), 1)),
+    (10, 20, 5, 14, (1, 1), Geometry((1, 1), (0, 0), (1, 1), 1)),
     (24, 24, 9, 7, (3, 3), Geometry((1, 1), (1, 1), (1, 1), 24)),
     (24, 24, 9, 10, (5, 5), Geometry((2, 2), (2, 2), (1, 1), 24)),
     (12, 12, 8, 9, (4, 4), Geometry((2, 2), (2, 2), (1, 1), 12)),
@@ -59,8 +62,7 @@ FAITHFUL = {torch.float32: 2e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 @pytest.fixture(scope="module")
 def interpreted():
     """The kernels as Triton's interpreter runs them on tensors of cores."""
-    kernels = interpreted_module("gpu.kernels")
-    return interpreted_module("gpu.convolutions", {"kernels": kernels})
+    return interpreted_convolutions()
 
 
 @pytest.fixture(params=[INTERPRETED, ON_A_GPU])
@@ -148,10 +150,13 @@ def test_a_depthwise_sum_is_the_same_in_any_tile(shape, dtype, device, monkeypat
     """As wide as the image or narrower, of any number of channels a thread, gated or not."""
     x, weight, bias = layer(shape, device, dtype)
     geometry, gate = shape[-1], x.clamp(-1, 1)
+    from attribution.gpu.tiles import DepthwiseTiles  # no core needs Triton
+
     kernels = convolutions.on_gpu(device)
     told = []
     for tiles in ((1, 2, 8, 8, 4, None), (4, 4, 4, 32, 4, None), (2, 7, 2, 16, 8, 64)):
-        monkeypatch.setattr(kernels, "depthwise_tiles", lambda *_, tiles=tiles, **__: kernels.DepthwiseTiles(*tiles))
+        made = DepthwiseTiles(*tiles)
+        monkeypatch.setattr(kernels.launches, "depthwise_tiles", lambda *_, made=made, **__: made)
         y = kernels.convolve(x, weight, bias, geometry, (0, 6), 1)
         gradient = drawn(y.shape, device, dtype, 3)
         pulled = kernels.pulled_back(gradient, weight, geometry, x.shape, 1)
@@ -174,6 +179,17 @@ def test_other_strides_and_no_images_give_the_same(device):
         ):
             assert torch.equal(conv2d(other, w, b, *geometry), y[: len(other)])
         assert conv2d(given[:0], w, b, *geometry).shape == (0, *y.shape[1:])
+
+
+@needs_triton
+@pytest.mark.parametrize("rows", [1, 5, 7, 14, 28, 56, 112])
+def test_a_box_reads_few_pixels_outside_of_images(rows):
+    from attribution.gpu.tiles import box_for
+
+    for pixels in (64, 128, 256):
+        images, tall, wide = box_for(rows, rows, pixels)
+        assert images * tall * wide == pixels
+        assert -(-rows // tall) * tall * -(-rows // wide) * wide <= 1.2 * rows**2
 
 
 def test_what_is_no_number_stays_none(device):

@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 import torch
-from interpreting import INTERPRETED, ON_A_GPU, interpreted_module
+from interpreting import INTERPRETED, ON_A_GPU, interpreted_convolutions, interpreted_module
 from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -42,11 +42,10 @@ FAITHFUL = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 @pytest.fixture(scope="module")
 def interpreted():
     """The kernels as Triton's interpreter runs them on tensors of cores."""
-    kernels = interpreted_module("gpu.kernels")
     pools = interpreted_module(
         "gpu.pooling", {"TILE_BYTES": 1 << 14}
     )  # an eighth of the programs, each of which takes its time
-    return interpreted_module("gpu.convolutions", {"kernels": kernels}), pools
+    return interpreted_convolutions(), pools
 
 
 @pytest.fixture(params=[INTERPRETED, ON_A_GPU])
