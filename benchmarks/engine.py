@@ -12,6 +12,7 @@ is what methods save that compute images only where they differ from known ones 
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import statistics
 import time
@@ -57,7 +58,7 @@ class Bench:
         self.images = photographs(self.loaded, arguments.images, arguments.count, self.device)
         self.x = self.images.pixels
         self.images = replace(self.images, references=self.x[:2])
-        self.given: nn.Module = self.loaded.model.to(self.device)
+        self.given: nn.Module = copy.deepcopy(self.loaded.model).to(self.device)  # Captum hangs things on its modules
         self.layer = last_convolution(self.given, self.x[:1])
         with torch.no_grad():
             self.target = self.given(self.x).argmax(1)
@@ -206,12 +207,14 @@ def measured(bench: Bench, case: Case, arguments: argparse.Namespace) -> Measure
     if arguments.captum:
         # as a careful user would: one batch of all images, and passes as small as ours
         batches = {len(bench.x), 4 * len(bench.x)} if case.captum_images is None else {1}
+        untouched = copy.deepcopy(bench.given)
         theirs = {f"Captum {rows}": case.captum(bench, rows) for rows in sorted(batches)}
         try:
             next(iter(theirs.values()))()
             commands |= theirs
         except Exception as error:  # noqa: BLE001  # whatever Captum makes of this model
             failure = f"  Captum: {type(error).__name__}"
+            bench.given = untouched  # where it fails it leaves them there, DeepLIFT all activations
     timed = in_turn(commands, arguments.rounds, bench.clock)
     whole = timed["F whole" if case.front else "F"].median
     needed = case.forward * timed["F"].median + (case.front + case.once / len(bench.x)) * whole
