@@ -56,9 +56,9 @@ def is_depthwise(weight: Tensor, groups: int) -> bool:
 
 
 def can(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
-    """Whether these products take it: plain convolutions of float32, of more than a few channels."""
+    """Whether there are tiles for it: plain convolutions of float32, of more than a few channels."""
     is_plain = geometry.groups == 1 and weight.shape[1] > FEW and x.dim() == 4 and x.numel() > 0
-    return is_plain and x.dtype == weight.dtype == torch.float32
+    return is_plain and x.is_cpu and x.dtype == weight.dtype == torch.float32 and library() is not None
 
 
 def can_pull_back(geometry: Geometry) -> bool:  # noqa: ARG001  # a GPU's kernels don't take them all
