@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sysconfig
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import product
@@ -36,6 +37,8 @@ PIECE = 32
 
 SCRATCH = 3 << 18
 """Bytes of what is read that a thread keeps, beside weights, in a second cache of 2 MiB."""
+
+LACKING = "multiplies tiles of bfloat16 on cores, and here are no such tiles (amx_bf16), or products.c was not compiled"
 
 
 @cache
@@ -171,9 +174,13 @@ class Axis(NamedTuple):
 
     def plane(self, extent: int, to_extent: int) -> int:
         """How many positions an image takes: zeros behind one are those in front of the next."""
-        length = -(-to_extent // self.to_step) + self.reach
-        behind = length - self.lead - -(-extent // self.step)
-        return length - max(0, min(self.lead, behind))
+        written = -(-to_extent // self.to_step)
+        behind = written + self.reach - self.lead - -(-extent // self.step)
+        return written + self.reach - max(0, min(self.lead, self.reach, behind))
+
+
+PLAIN = Axis(((Tap(0, 0, 0),),), lead=0, step=1)
+"""One number after the other: of such convolutions all pixels of all images are one row."""
 
 
 def forward_along(size: int, step: int, padding: int, hole: int) -> Axis:
@@ -186,16 +193,19 @@ def forward_along(size: int, step: int, padding: int, hole: int) -> Axis:
 def back_along(size: int, step: int, padding: int, hole: int) -> Axis:
     """Pixel s i + p was met by output i + m at the places that leave (p + padding - hole * place) = s m."""
     met = [
-        [(place, (phase + padding - place * hole) // step) for place in range(size) if not (phase + padding - place * hole) % step]
+        [
+            (place, (phase + padding - place * hole) // step)
+            for place in range(size)
+            if not (phase + padding - place * hole) % step
+        ]
         for phase in range(step)
     ]
     lead = max(0, *(-m for taps in met for _, m in taps), 0)
     return Axis(tuple(tuple(Tap(place, 0, m + lead) for place, m in taps) for taps in met), lead, 1)
 
 
-def axes(along: object, kernel: Sizes, geometry: Geometry) -> tuple[Axis, Axis]:
+def axes(along: Callable[[int, int, int, int], Axis], kernel: Sizes, geometry: Geometry) -> tuple[Axis, Axis]:
     """By rows and by columns."""
-    assert callable(along)
     rows, columns = map(along, kernel, geometry.stride, geometry.padding, geometry.dilation)
     return rows, columns
 
@@ -230,7 +240,7 @@ def way_back(shape: Sizes, to_shape: Sizes, kernel: Sizes, geometry: Geometry, t
 def _way(shape: Sizes, to_shape: Sizes, by: tuple[Axis, Axis], terms: int) -> Way:
     images, channels, rows, columns = shape
     _, to_channels, to_rows, to_columns = to_shape
-    if all(axis.taps == ((Tap(0, 0, 0),),) and axis.step == 1 for axis in by):
+    if by == (PLAIN, PLAIN):
         images, rows, columns, to_rows, to_columns = 1, 1, images * rows * columns, 1, images * rows * columns
     down, across = by
     plane_rows, plane_columns = down.plane(rows, to_rows), across.plane(columns, to_columns)
@@ -256,7 +266,7 @@ def _way(shape: Sizes, to_shape: Sizes, by: tuple[Axis, Axis], terms: int) -> Wa
     return Way(*numbers, *arrays)
 
 
-def _array(rows: list[tuple[int, ...]]) -> ctypes.Array[ctypes.c_int64]:
+def _array(rows: Sequence[tuple[int, ...]]) -> ctypes.Array[ctypes.c_int64]:
     numbers = [number for row in rows for number in row]
     return (ctypes.c_int64 * max(1, len(numbers)))(*numbers)
 
@@ -275,7 +285,7 @@ def _laid(matrices: Tensor, counts: list[int]) -> Laid:
     taps, depth, width = matrices.shape
     whole = functional.pad(matrices, (0, -width % WIDTH, 0, -depth % DEPTH))
     tiles = whole.reshape(taps, -1, DEPTH // 2, 2, whole.shape[2] // WIDTH, 2, WIDTH // 2).permute(4, 0, 1, 5, 2, 6, 3)
-    ordered = torch.cat([part.flatten() for part in tiles.split(counts, 1)])
+    ordered = torch.cat([part.flatten() for part in torch.split(tiles, counts, 1)])
     main = ordered.bfloat16()
     return Laid(main, (ordered - main.float()).bfloat16())
 
