@@ -36,7 +36,13 @@ PIECE = 32
 """Positions that are multiplied at a time."""
 
 SCRATCH = 3 << 18
-"""Bytes of what is read that a thread keeps, beside weights, in a second cache of 2 MiB."""
+"""Bytes of planes that a thread keeps, beside weights, in a second cache of 2 MiB."""
+
+BAND = 3 << 17
+"""Bytes that it reads, keeps and writes at a time, where taps don't ask for more: all of that stays in the cache, too."""
+
+LEAST, HALO = 4 * PIECE, 16
+"""Positions for which weights are worth fetching, and how many times what taps reach beyond, which is read twice."""
 
 LACKING = "multiplies tiles of bfloat16 on cores, and here are no such tiles (amx_bf16), or products.c was not compiled"
 
@@ -254,8 +260,9 @@ def _way(shape: Sizes, to_shape: Sizes, by: tuple[Axis, Axis], terms: int) -> Wa
     written = [(*first, len(group)) for first, group in zip(firsts, pairs, strict=True)]
     reach = max((offset for _, offset in taps), default=0)
     width = len(planes) * -(-channels // DEPTH) * DEPTH * 2 * (2 if terms > 1 else 1)
+    moved = width + 4 * (len(planes) * channels + len(groups) * to_channels)
     positions = images * plane_rows * plane_columns
-    most = max(2 * PIECE, min(64 * PIECE, SCRATCH // width - reach))
+    most = max(LEAST, min(SCRATCH // width - reach, max(BAND // moved, HALO * reach)))
     length = -(-positions // -(-positions // most))  # bands alike
     numbers = (
         *(images, rows, columns, channels, to_rows, to_columns, to_channels, down.step, across.step),

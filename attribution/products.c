@@ -45,6 +45,9 @@ typedef uint16_t bfloat16;
 
 enum { ROWS = 16, DEPTH = 32, TILE = ROWS * DEPTH, PIECE = 2 * ROWS };
 
+/* Numbers of what is written: half of a second cache of 2 MiB. */
+enum { LARGE = 1 << 18 };
+
 enum { ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18 };
 
 /* Whether this processor multiplies tiles, and Linux lets this process use them from now on. */
@@ -128,6 +131,7 @@ typedef struct {
     const float *bias, *added, *gate;
     float low, high;
     float *y;
+    int passes_caches;
 } Rest;
 
 #define LOAD(tile, from) _tile_loadd(tile, from, 64)
@@ -202,7 +206,10 @@ INLINE void finish(__m512 total, __m512 bias, const Rest *r, int64_t at, __mmask
     } else {
         total = _mm512_min_ps(high, _mm512_max_ps(low, total)); /* of two, the second where one is no number */
     }
-    _mm512_mask_storeu_ps(r->y + at, mask, total);
+    if (r->passes_caches)
+        _mm512_stream_ps(r->y + at, total);
+    else
+        _mm512_mask_storeu_ps(r->y + at, mask, total);
 }
 
 /* One block of 32 channels from `channel` on, for all positions of a band. */
@@ -292,6 +299,7 @@ BY_TILES static int work(const Way *w, const float *x, const bfloat16 *weight, c
         }
     }
     _tile_release();
+    _mm_sfence(); /* behind what has passed the caches */
     return 1;
 }
 
@@ -305,7 +313,10 @@ int products(int threads, const Way *w, const float *x, const bfloat16 *weight, 
     const int64_t positions = w->images * w->plane_rows * w->plane_columns;
     const int64_t bands = (positions + w->length - 1) / w->length, blocks = (w->to_channels + 31) / 32;
     const int64_t parts = bands >= 2 * threads ? 1 : blocks < threads ? blocks : threads;
-    const Rest r = {bias, added, gate, low, high, y};
+    /* Whole lines of what is too large for a second cache are not fetched to be written over. */
+    const int is_large = w->images * w->to_rows * w->to_columns * w->to_channels >= LARGE;
+    const int passes_caches = is_large && w->to_channels % ROWS == 0 && (uintptr_t)y % 64 == 0;
+    const Rest r = {bias, added, gate, low, high, y, passes_caches};
     int64_t next = 0;
     int failed = 0;
     _Pragma("omp parallel for num_threads(threads) schedule(static, 1)") for (int thread = 0; thread < threads; thread++) {
