@@ -41,6 +41,9 @@ SCRATCH = 3 << 18
 BAND = 3 << 17
 """Bytes that it reads, keeps and writes at a time, where taps don't ask for more: all of that stays in the cache, too."""
 
+MOST_TAPS = 64
+"""Places of a depthwise kernel."""
+
 LEAST, HALO = 4 * PIECE, 16
 """Positions for which weights are worth fetching, and how many times what taps reach beyond, which is read twice."""
 
@@ -65,9 +68,11 @@ def is_depthwise(weight: Tensor, groups: int) -> bool:
 
 
 def can(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
-    """Whether there are tiles for it: plain convolutions of float32, of more than a few channels."""
-    is_plain = geometry.groups == 1 and weight.shape[1] > FEW and x.dim() == 4 and x.numel() > 0
-    return is_plain and x.is_cpu and x.dtype == weight.dtype == torch.float32 and library() is not None
+    """Whether there are tiles for it: plain convolutions of float32, of more than a few channels; and sums for depthwise ones."""
+    is_plain = geometry.groups == 1 and weight.shape[1] > FEW
+    is_small = is_depthwise(weight, geometry.groups) and weight[0, 0].numel() <= MOST_TAPS
+    is_there = (is_plain or is_small) and x.dim() == 4 and x.numel() > 0 and x.is_cpu
+    return is_there and x.dtype == weight.dtype == torch.float32 and library() is not None
 
 
 def can_pull_back(geometry: Geometry) -> bool:  # noqa: ARG001  # a GPU's kernels don't take them all
@@ -95,8 +100,13 @@ def convolve(
     """
     kernel = _sizes(weight)
     y = _empty(x, len(weight), geometry.sizes(x.shape[2:], kernel))
-    way = way_forward(x.shape, y.shape, kernel, geometry, terms)
-    _compute(way, x, laid_out(weight, geometry), bias, added, None, ends or (-inf, inf), terms, y)
+    rest = bias, added, None, ends or (-inf, inf), y
+    if is_depthwise(weight, geometry.groups):
+        sweep = sweep_forward(x.shape, y.shape, kernel, geometry)
+        _compute("sums", sweep, x, (taps_last(weight),), *rest)
+    else:
+        way = way_forward(x.shape, y.shape, kernel, geometry, terms)
+        _compute("products", way, x, laid_out(weight, geometry).of(terms), *rest)
     return y
 
 
@@ -117,20 +127,25 @@ def pulled_back(
     found = _empty(gradient, shape[1], shape[2:])
     low, high = ends
     limits = (low, nan) if gate is not None and high == inf else ends  # nothing is nan or more
-    way = way_back(gradient.shape, shape, _sizes(weight), geometry, terms)
-    _compute(way, gradient, laid_out_back(weight, geometry), None, added, gate, limits, terms, found)
+    kernel, rest = _sizes(weight), (None, added, gate, limits, found)
+    if is_depthwise(weight, geometry.groups):
+        sweep = sweep_back(gradient.shape, shape, kernel, geometry)
+        _compute("sums", sweep, gradient, (taps_last(weight),), *rest)
+    else:
+        way = way_back(gradient.shape, shape, kernel, geometry, terms)
+        _compute("products", way, gradient, laid_out_back(weight, geometry).of(terms), *rest)
     return found
 
 
 def _compute(
-    way: Way,
+    name: str,
+    way: ctypes.Structure,
     x: Tensor,
-    laid: Laid,
+    weights: Sequence[Tensor | None],
     bias: Tensor | None,
     added: Tensor | None,
     gate: Tensor | None,
     ends: Ends,
-    terms: int,
     y: Tensor,
 ) -> None:
     compiled = library()
@@ -138,15 +153,15 @@ def _compute(
     # Held until they have been read.
     arrays = [
         _last(x),
-        laid.main,
-        laid.rest if terms > 1 else None,
+        *weights,
         None if bias is None else bias.contiguous(),
         *(None if each is None else _last(each) for each in (added, gate)),
     ]
     pointers = [ctypes.c_void_p(None if each is None else each.data_ptr()) for each in arrays]
     limits = map(ctypes.c_float, ends)
     threads = ctypes.c_int(torch.get_num_threads())
-    if not compiled.products(threads, ctypes.byref(way), *pointers, *limits, ctypes.c_void_p(y.data_ptr())):
+    function = getattr(compiled, name)
+    if not function(threads, ctypes.byref(way), *pointers, *limits, ctypes.c_void_p(y.data_ptr())):
         raise MemoryError("no memory for a convolution's scratch")
 
 
@@ -177,6 +192,12 @@ class Axis(NamedTuple):
     def reach(self) -> int:
         """The largest offset."""
         return max((tap.offset for taps in self.taps for tap in taps), default=0)
+
+    def met(self, written: int, extent: int) -> list[tuple[int, int]]:
+        """The places that read for this written number something of `extent`, and what."""
+        first, phase = divmod(written, self.to_step)
+        met = [(tap.place, (first + tap.offset - self.lead) * self.step + tap.phase) for tap in self.taps[phase]]
+        return [(place, read) for place, read in met if 0 <= read < extent]
 
     def plane(self, extent: int, to_extent: int) -> int:
         """How many positions an image takes: zeros behind one are those in front of the next."""
@@ -273,6 +294,44 @@ def _way(shape: Sizes, to_shape: Sizes, by: tuple[Axis, Axis], terms: int) -> Wa
     return Way(*numbers, *arrays)
 
 
+class Sweep(ctypes.Structure):
+    """The struct of that name in products.c: a depthwise convolution's way, or its gradient's."""
+
+    NUMBERS = ("images", "rows", "columns", "channels", "to_rows", "to_columns", "down", "across")
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in NUMBERS),
+        *((name, ctypes.POINTER(ctypes.c_int64)) for name in ("by_rows", "by_columns")),
+    )
+
+
+@lru_cache(maxsize=4096)
+def sweep_forward(shape: Sizes, to_shape: Sizes, kernel: Sizes, geometry: Geometry) -> Sweep:
+    """Of a depthwise convolution of these shapes."""
+    return _sweep(shape, to_shape, kernel, axes(forward_along, kernel, geometry))
+
+
+@lru_cache(maxsize=4096)
+def sweep_back(shape: Sizes, to_shape: Sizes, kernel: Sizes, geometry: Geometry) -> Sweep:
+    """Of its gradient."""
+    return _sweep(shape, to_shape, kernel, axes(back_along, kernel, geometry))
+
+
+def _sweep(shape: Sizes, to_shape: Sizes, kernel: Sizes, by: tuple[Axis, Axis]) -> Sweep:
+    images, channels, *extents = shape
+    to_extents = to_shape[2:]
+    each = zip(by, extents, to_extents, kernel, strict=True)
+    met = [
+        [_counted(axis.met(written, extent), size) for written in range(to_extent)]
+        for axis, extent, to_extent, size in each
+    ]
+    return Sweep(images, *extents, channels, *to_extents, *kernel, *map(_array, met))
+
+
+def _counted(pairs: list[tuple[int, int]], most: int) -> tuple[int, ...]:
+    """How many there are, and they, with room for the most."""
+    return (len(pairs), *(number for pair in pairs for number in pair), *(0,) * (2 * (most - len(pairs))))
+
+
 def _array(rows: Sequence[tuple[int, ...]]) -> ctypes.Array[ctypes.c_int64]:
     numbers = [number for row in rows for number in row]
     return (ctypes.c_int64 * max(1, len(numbers)))(*numbers)
@@ -285,6 +344,10 @@ class Laid:
     main: Tensor
     rest: Tensor
     """What rounding to bfloat16 has left of each."""
+
+    def of(self, terms: int) -> tuple[Tensor, Tensor | None]:
+        """What products of so many terms read."""
+        return self.main, self.rest if terms > 1 else None
 
 
 def _laid(matrices: Tensor, counts: list[int]) -> Laid:
@@ -316,6 +379,12 @@ def laid_out(weight: Tensor, geometry: Geometry) -> Laid:
 def laid_out_back(weight: Tensor, geometry: Geometry) -> Laid:
     """(k, c, h, w), for its gradient."""
     return _laid(*_of_taps(weight, axes(back_along, _sizes(weight), geometry)))
+
+
+@Derived
+def taps_last(weight: Tensor) -> Tensor:
+    """A depthwise convolution's (k, 1, h, w) as (h, w, k)."""
+    return weight.detach()[:, 0].permute(1, 2, 0).contiguous()
 
 
 def _sizes(weight: Tensor) -> Sizes:

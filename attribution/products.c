@@ -31,6 +31,12 @@ typedef struct {
     const int64_t *taps;                               /* (taps, 2): plane and offset, group by group */
 } Way;
 
+typedef struct {
+    int64_t images, rows, columns, channels; /* of what is read, channels_last; as many channels are written */
+    int64_t to_rows, to_columns, down, across; /* down, across: sizes of the kernel */
+    const int64_t *by_rows, *by_columns; /* (to_rows, 1 + 2 down): how many places meet a row, each with the row it meets */
+} Sweep;
+
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
 
 #include <cpuid.h>
@@ -47,6 +53,9 @@ enum { ROWS = 16, DEPTH = 32, TILE = ROWS * DEPTH, PIECE = 2 * ROWS };
 
 /* Numbers of what is written: half of a second cache of 2 MiB. */
 enum { LARGE = 1 << 18 };
+
+/* Of a depthwise kernel; `cores.py` knows it. */
+enum { MOST_TAPS = 64 };
 
 enum { ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18 };
 
@@ -212,6 +221,11 @@ INLINE void finish(__m512 total, __m512 bias, const Rest *r, int64_t at, __mmask
         _mm512_mask_storeu_ps(r->y + at, mask, total);
 }
 
+/* Whole lines of what is too large for a second cache are not fetched to be written over. */
+static int are_lines(const float *y, int64_t pixels, int64_t channels) {
+    return pixels * channels >= LARGE && channels % ROWS == 0 && (uintptr_t)y % 64 == 0;
+}
+
 /* One block of 32 channels from `channel` on, for all positions of a band. */
 INLINE void block(const Way *w, const int64_t *taps, int64_t count, int64_t depths, int64_t span, int64_t channel,
                   const int64_t *pixels, const bfloat16 *main, const bfloat16 *rest, const bfloat16 *weight,
@@ -313,9 +327,7 @@ int products(int threads, const Way *w, const float *x, const bfloat16 *weight, 
     const int64_t positions = w->images * w->plane_rows * w->plane_columns;
     const int64_t bands = (positions + w->length - 1) / w->length, blocks = (w->to_channels + 31) / 32;
     const int64_t parts = bands >= 2 * threads ? 1 : blocks < threads ? blocks : threads;
-    /* Whole lines of what is too large for a second cache are not fetched to be written over. */
-    const int is_large = w->images * w->to_rows * w->to_columns * w->to_channels >= LARGE;
-    const int passes_caches = is_large && w->to_channels % ROWS == 0 && (uintptr_t)y % 64 == 0;
+    const int passes_caches = are_lines(y, w->images * w->to_rows * w->to_columns, w->to_channels);
     const Rest r = {bias, added, gate, low, high, y, passes_caches};
     int64_t next = 0;
     int failed = 0;
@@ -323,6 +335,58 @@ int products(int threads, const Way *w, const float *x, const bfloat16 *weight, 
         if (!work(w, x, weight, weight_rest, &r, bands, parts, &next)) __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
     }
     return !failed;
+}
+
+/* One row of a depthwise convolution: sums over taps in float32. */
+BY_TILES static void sweep(const Sweep *s, const float *x, const float *weight, int64_t image, int64_t row, const Rest *r) {
+    const float *read[MOST_TAPS], *by[MOST_TAPS];
+    const int64_t *rows = s->by_rows + row * (1 + 2 * s->down);
+    for (int64_t column = 0; column < s->to_columns; column++) {
+        const int64_t *columns = s->by_columns + column * (1 + 2 * s->across);
+        int64_t count = 0;
+        for (int64_t a = 0; a < rows[0]; a++)
+            for (int64_t b = 0; b < columns[0]; b++, count++) {
+                const int64_t pixel = (image * s->rows + rows[2 + 2 * a]) * s->columns + columns[2 + 2 * b];
+                read[count] = x + pixel * s->channels;
+                by[count] = weight + (rows[1 + 2 * a] * s->across + columns[1 + 2 * b]) * s->channels;
+            }
+        const int64_t at = ((image * s->to_rows + row) * s->to_columns + column) * s->channels;
+        int64_t c = 0;
+        for (; c + 64 <= s->channels; c += 64) {
+            __m512 total[4];
+            for (int i = 0; i < 4; i++) total[i] = _mm512_setzero_ps();
+            for (int64_t t = 0; t < count; t++)
+                for (int i = 0; i < 4; i++)
+                    total[i] = _mm512_fmadd_ps(_mm512_loadu_ps(read[t] + c + 16 * i), _mm512_loadu_ps(by[t] + c + 16 * i), total[i]);
+            for (int i = 0; i < 4; i++) {
+                const __m512 bias = r->bias ? _mm512_loadu_ps(r->bias + c + 16 * i) : _mm512_setzero_ps();
+                finish(total[i], bias, r, at + c + 16 * i, 0xffff);
+            }
+        }
+        for (; c < s->channels; c += 16) {
+            const __mmask16 mask = s->channels - c < 16 ? (1u << (s->channels - c)) - 1 : 0xffff;
+            __m512 total = _mm512_setzero_ps();
+            for (int64_t t = 0; t < count; t++)
+                total = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(mask, read[t] + c), _mm512_maskz_loadu_ps(mask, by[t] + c), total);
+            const __m512 bias = r->bias ? _mm512_maskz_loadu_ps(mask, r->bias + c) : _mm512_setzero_ps();
+            finish(total, bias, r, at + c, mask);
+        }
+    }
+}
+
+/* The same of depthwise convolutions, exactly.  weight (down, across, channels) */
+int sums(int threads, const Sweep *s, const float *x, const float *weight, const float *bias, const float *added,
+         const float *gate, float low, float high, float *y) {
+    const int passes_caches = are_lines(y, s->images * s->to_rows * s->to_columns, s->channels);
+    const Rest r = {bias, added, gate, low, high, y, passes_caches};
+    if (s->down * s->across > MOST_TAPS) return 0;
+    _Pragma("omp parallel for num_threads(threads) schedule(static, 1)") for (int thread = 0; thread < threads; thread++) {
+        const int64_t rows = s->images * s->to_rows;
+        for (int64_t row = rows * thread / threads; row < rows * (thread + 1) / threads; row++)
+            sweep(s, x, weight, row / s->to_rows, row % s->to_rows, &r);
+        _mm_sfence();
+    }
+    return 1;
 }
 
 #else
@@ -333,6 +397,12 @@ int products(int threads, const Way *w, const float *x, const uint16_t *weight, 
              const float *bias, const float *added, const float *gate, float low, float high, float *y) {
     (void)threads, (void)w, (void)x, (void)weight, (void)weight_rest, (void)bias, (void)added, (void)gate, (void)low;
     (void)high, (void)y;
+    return 0;
+}
+
+int sums(int threads, const Sweep *s, const float *x, const float *weight, const float *bias, const float *added,
+         const float *gate, float low, float high, float *y) {
+    (void)threads, (void)s, (void)x, (void)weight, (void)bias, (void)added, (void)gate, (void)low, (void)high, (void)y;
     return 0;
 }
 
