@@ -98,7 +98,7 @@ def convolve(
 
     terms: of a product of float32 numbers, 1 or 3.
     """
-    kernel = _sizes(weight)
+    kernel, geometry = _sizes(weight), _in_tuples(geometry)
     y = _empty(x, len(weight), geometry.sizes(x.shape[2:], kernel))
     rest = bias, added, None, ends or (-inf, inf), y
     if is_depthwise(weight, geometry.groups):
@@ -127,7 +127,7 @@ def pulled_back(
     found = _empty(gradient, shape[1], shape[2:])
     low, high = ends
     limits = (low, nan) if gate is not None and high == inf else ends  # nothing is nan or more
-    kernel, rest = _sizes(weight), (None, added, gate, limits, found)
+    kernel, geometry, rest = _sizes(weight), _in_tuples(geometry), (None, added, gate, limits, found)
     if is_depthwise(weight, geometry.groups):
         sweep = sweep_back(gradient.shape, shape, kernel, geometry)
         _compute("sums", sweep, gradient, (taps_last(weight),), *rest)
@@ -297,7 +297,7 @@ def _way(shape: Sizes, to_shape: Sizes, by: tuple[Axis, Axis], terms: int) -> Wa
 class Sweep(ctypes.Structure):
     """The struct of that name in products.c: a depthwise convolution's way, or its gradient's."""
 
-    NUMBERS = ("images", "rows", "columns", "channels", "to_rows", "to_columns", "down", "across")
+    NUMBERS = ("images", "rows", "columns", "channels", "to_rows", "to_columns", "down", "across", "step", "to_step")
     _fields_ = (
         *((name, ctypes.c_int64) for name in NUMBERS),
         *((name, ctypes.POINTER(ctypes.c_int64)) for name in ("by_rows", "by_columns")),
@@ -324,7 +324,7 @@ def _sweep(shape: Sizes, to_shape: Sizes, kernel: Sizes, by: tuple[Axis, Axis]) 
         [_counted(axis.met(written, extent), size) for written in range(to_extent)]
         for axis, extent, to_extent, size in each
     ]
-    return Sweep(images, *extents, channels, *to_extents, *kernel, *map(_array, met))
+    return Sweep(images, *extents, channels, *to_extents, *kernel, by[1].step, by[1].to_step, *map(_array, met))
 
 
 def _counted(pairs: list[tuple[int, int]], most: int) -> tuple[int, ...]:
@@ -385,6 +385,12 @@ def laid_out_back(weight: Tensor, geometry: Geometry) -> Laid:
 def taps_last(weight: Tensor) -> Tensor:
     """A depthwise convolution's (k, 1, h, w) as (h, w, k)."""
     return weight.detach()[:, 0].permute(1, 2, 0).contiguous()
+
+
+def _in_tuples(geometry: Geometry) -> Geometry:
+    """To remember things by; models give steps as lists, too."""
+    stride, padding, dilation, groups = geometry
+    return Geometry(tuple(stride), tuple(padding), tuple(dilation), groups)
 
 
 def _sizes(weight: Tensor) -> Sizes:

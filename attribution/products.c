@@ -32,9 +32,10 @@ typedef struct {
 } Way;
 
 typedef struct {
-    int64_t images, rows, columns, channels; /* of what is read, channels_last; as many channels are written */
+    int64_t images, rows, columns, channels;   /* of what is read, channels_last; as many channels are written */
     int64_t to_rows, to_columns, down, across; /* down, across: sizes of the kernel */
-    const int64_t *by_rows, *by_columns; /* (to_rows, 1 + 2 down): how many places meet a row, each with the row it meets */
+    int64_t step, to_step;                     /* along a row, between what neighbours read and what they write */
+    const int64_t *by_rows, *by_columns;       /* (to_rows, 1 + 2 down): how many places meet a row, each with the row it meets */
 } Sweep;
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
@@ -337,39 +338,74 @@ int products(int threads, const Way *w, const float *x, const bfloat16 *weight, 
     return !failed;
 }
 
+/* Pixels beside each other that the same places of a depthwise kernel meet: weights are read once for all of them. */
+INLINE void beside(const Sweep *s, int64_t taps, const float *const *read, const float *const *by, int64_t at, const Rest *r,
+                   const int pixels, const int vectors) {
+    const int64_t next = s->step * s->channels, next_written = s->to_step * s->channels, width = 16 * vectors;
+    for (int64_t c = 0; c < s->channels;) {
+        const int64_t left = s->channels - c;
+        __m512 total[4][4];
+        for (int p = 0; p < pixels; p++)
+            for (int v = 0; v < vectors; v++) total[p][v] = _mm512_setzero_ps();
+        if (left >= width) {
+            for (int64_t t = 0; t < taps; t++)
+                for (int v = 0; v < vectors; v++) {
+                    const __m512 w = _mm512_loadu_ps(by[t] + c + 16 * v);
+                    for (int p = 0; p < pixels; p++)
+                        total[p][v] = _mm512_fmadd_ps(_mm512_loadu_ps(read[t] + p * next + c + 16 * v), w, total[p][v]);
+                }
+            for (int v = 0; v < vectors; v++) {
+                const __m512 bias = r->bias ? _mm512_loadu_ps(r->bias + c + 16 * v) : _mm512_setzero_ps();
+                for (int p = 0; p < pixels; p++) finish(total[p][v], bias, r, at + p * next_written + c + 16 * v, 0xffff);
+            }
+            c += width;
+        } else {
+            const __mmask16 mask = left < 16 ? (1u << left) - 1 : 0xffff;
+            for (int64_t t = 0; t < taps; t++) {
+                const __m512 w = _mm512_maskz_loadu_ps(mask, by[t] + c);
+                for (int p = 0; p < pixels; p++)
+                    total[p][0] = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(mask, read[t] + p * next + c), w, total[p][0]);
+            }
+            const __m512 bias = r->bias ? _mm512_maskz_loadu_ps(mask, r->bias + c) : _mm512_setzero_ps();
+            for (int p = 0; p < pixels; p++) finish(total[p][0], bias, r, at + p * next_written + c, mask);
+            c += 16;
+        }
+    }
+}
+
+/* Whether the same places meet both. */
+static int are_met_alike(const int64_t *one, const int64_t *other) {
+    int is_so = one[0] == other[0];
+    for (int64_t b = 0; is_so && b < one[0]; b++) is_so = one[1 + 2 * b] == other[1 + 2 * b];
+    return is_so;
+}
+
 /* One row of a depthwise convolution: sums over taps in float32. */
 BY_TILES static void sweep(const Sweep *s, const float *x, const float *weight, int64_t image, int64_t row, const Rest *r) {
     const float *read[MOST_TAPS], *by[MOST_TAPS];
-    const int64_t *rows = s->by_rows + row * (1 + 2 * s->down);
-    for (int64_t column = 0; column < s->to_columns; column++) {
-        const int64_t *columns = s->by_columns + column * (1 + 2 * s->across);
-        int64_t count = 0;
-        for (int64_t a = 0; a < rows[0]; a++)
-            for (int64_t b = 0; b < columns[0]; b++, count++) {
-                const int64_t pixel = (image * s->rows + rows[2 + 2 * a]) * s->columns + columns[2 + 2 * b];
-                read[count] = x + pixel * s->channels;
-                by[count] = weight + (rows[1 + 2 * a] * s->across + columns[1 + 2 * b]) * s->channels;
-            }
-        const int64_t at = ((image * s->to_rows + row) * s->to_columns + column) * s->channels;
-        int64_t c = 0;
-        for (; c + 64 <= s->channels; c += 64) {
-            __m512 total[4];
-            for (int i = 0; i < 4; i++) total[i] = _mm512_setzero_ps();
-            for (int64_t t = 0; t < count; t++)
-                for (int i = 0; i < 4; i++)
-                    total[i] = _mm512_fmadd_ps(_mm512_loadu_ps(read[t] + c + 16 * i), _mm512_loadu_ps(by[t] + c + 16 * i), total[i]);
-            for (int i = 0; i < 4; i++) {
-                const __m512 bias = r->bias ? _mm512_loadu_ps(r->bias + c + 16 * i) : _mm512_setzero_ps();
-                finish(total[i], bias, r, at + c + 16 * i, 0xffff);
-            }
-        }
-        for (; c < s->channels; c += 16) {
-            const __mmask16 mask = s->channels - c < 16 ? (1u << (s->channels - c)) - 1 : 0xffff;
-            __m512 total = _mm512_setzero_ps();
-            for (int64_t t = 0; t < count; t++)
-                total = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(mask, read[t] + c), _mm512_maskz_loadu_ps(mask, by[t] + c), total);
-            const __m512 bias = r->bias ? _mm512_maskz_loadu_ps(mask, r->bias + c) : _mm512_setzero_ps();
-            finish(total, bias, r, at + c, mask);
+    const int64_t *rows = s->by_rows + row * (1 + 2 * s->down), each = 1 + 2 * s->across;
+    int64_t pixels = 1;
+    for (int64_t phase = 0; phase < s->to_step; phase++) {
+        for (int64_t column = phase; column < s->to_columns; column += pixels * s->to_step) {
+            const int64_t *columns = s->by_columns + column * each;
+            int64_t taps = 0;
+            for (int64_t a = 0; a < rows[0]; a++)
+                for (int64_t b = 0; b < columns[0]; b++, taps++) {
+                    const int64_t pixel = (image * s->rows + rows[2 + 2 * a]) * s->columns + columns[2 + 2 * b];
+                    read[taps] = x + pixel * s->channels;
+                    by[taps] = weight + (rows[1 + 2 * a] * s->across + columns[1 + 2 * b]) * s->channels;
+                }
+            for (pixels = 1; pixels < 4 && column + pixels * s->to_step < s->to_columns; pixels++)
+                if (!are_met_alike(columns, columns + pixels * s->to_step * each)) break;
+            const int64_t at = ((image * s->to_rows + row) * s->to_columns + column) * s->channels;
+            if (pixels == 4)
+                beside(s, taps, read, by, at, r, 4, 2);
+            else if (pixels == 3)
+                beside(s, taps, read, by, at, r, 3, 2);
+            else if (pixels == 2)
+                beside(s, taps, read, by, at, r, 2, 2);
+            else
+                beside(s, taps, read, by, at, r, 1, 4);
         }
     }
 }

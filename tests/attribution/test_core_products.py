@@ -35,6 +35,11 @@ SHAPES = [
     (16, 16, 3, 3, (3, 3), Geometry((2, 2), (2, 2), ONE, 1)),
     (16, 16, 3, 2, (1, 1), Geometry(ONE, (2, 1), ONE, 1)),  # more zeros than a kernel reaches
     (12, 16, 15, 14, (7, 7), Geometry((2, 2), (3, 3), ONE, 1)),
+    (24, 24, 9, 7, (3, 3), Geometry(ONE, ONE, ONE, 24)),  # depthwise from here on
+    (72, 72, 9, 30, (5, 5), Geometry((2, 2), (2, 2), ONE, 72)),
+    (40, 40, 8, 9, (4, 4), Geometry((2, 3), (2, 2), ONE, 40)),
+    (17, 17, 9, 9, (3, 3), Geometry(ONE, (2, 2), (2, 2), 17)),
+    (16, 16, 9, 9, (2, 2), Geometry((3, 3), NONE, ONE, 16)),
 ]
 FAITHFUL = {3: 1e-5, 1: 4e-3}
 """Of a product of so many terms, relative to the norm: about 2^-18 and 2^-9 of each number."""
@@ -52,8 +57,10 @@ def drawn(*shape, seed=0):
 
 
 def layer(shape, images):
-    c, k, rows, columns, kernel, _ = shape
-    return drawn(images, c, rows, columns), drawn(k, c, *kernel, seed=1) / (c * kernel[0] * kernel[1]) ** 0.5
+    """Input and weight, of unit variance in and out."""
+    c, k, rows, columns, kernel, geometry = shape
+    inner = c // geometry.groups
+    return drawn(images, c, rows, columns), drawn(k, inner, *kernel, seed=1) / (inner * kernel[0] * kernel[1]) ** 0.5
 
 
 def distance(ours, truth):
@@ -121,6 +128,26 @@ def test_threads_and_batches_change_no_bit(shape):
 
 
 @needs_tiles
+def test_steps_may_be_lists():
+    (x, weight), geometry = layer(SHAPES[4], 1), SHAPES[4][-1]
+    y = cores.convolve(x, weight, None, geometry, None, 3)
+    listed = Geometry(*map(list, geometry[:3]), 1)
+    assert torch.equal(cores.convolve(x, weight, None, listed, None, 3), y)
+    told = cores.pulled_back(y, weight, listed, x.shape, 3)
+    assert torch.equal(told, cores.pulled_back(y, weight, geometry, x.shape, 3))
+
+
+@needs_tiles
+def test_depthwise_sums_are_float32s():
+    for shape in SHAPES[-5:]:
+        (x, weight), geometry = layer(shape, 2), shape[-1]
+        y = cores.convolve(x, weight, None, geometry, None, 1)
+        assert distance(y, convolved(x, weight, geometry)) < 2e-7
+        told = cores.pulled_back(y, weight, geometry, x.shape, 1)
+        assert distance(told, slopes(x, weight, geometry, y)) < 2e-7
+
+
+@needs_tiles
 def test_bands_of_large_images_meet():
     """More positions than a thread takes at a time, so that taps reach from one band into the next."""
     x, weight, geometry = drawn(2, 128, 57, 41), drawn(48, 128, 3, 3, seed=1) / 34, Geometry(ONE, ONE, ONE, 1)
@@ -183,6 +210,8 @@ def test_what_is_left_to_torch(monkeypatch):
     assert not cores.can(x[:0], weight, plain)
     assert not cores.can(x, weight[:, :8], plain._replace(groups=2))
     assert not cores.can(x[:, :8], weight[:, :8], plain)  # few channels
+    assert cores.can(x, drawn(16, 1, 8, 8), plain._replace(groups=16))
+    assert not cores.can(x, drawn(16, 1, 9, 8), plain._replace(groups=16))
     monkeypatch.setattr(arithmetic, "bf16x3", False)
     assert convolutions._kernels(x, weight, plain) is None
     monkeypatch.setattr(arithmetic, "bf16x3", True)
