@@ -36,6 +36,16 @@ def by_torch_alone() -> Iterator[None]:
 
 
 @contextmanager
+def as_before() -> Iterator[None]:
+    """What is set meanwhile, as for a trial, does not outlast it."""
+    before = arithmetic.bf16x3
+    try:
+        yield
+    finally:
+        arithmetic.bf16x3 = before
+
+
+@contextmanager
 def bfloat16_gradients() -> Iterator[None]:
     """Under bf16x3, gradients by single products meanwhile."""
     before, arithmetic.gradient_terms = arithmetic.gradient_terms, 1

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from attribution import convolutions, cores
+from attribution.arithmetic import as_before
 from attribution.question import Question
 from jobs.decoding import decode_piece
 from jobs.devices import convolves, prepare_model, use_device
@@ -151,7 +152,8 @@ def choose_for(
         explanation, _ = explained(inquiry, images, Lanes(place).over(images.pixels))
         return [answer.attribution for answer in explanation.answers]
 
-    choice = choose(faster, maps_in)
+    with as_before():
+        choice = choose(faster, maps_in)
     if device == "cuda":
         torch.cuda.empty_cache()  # the workers' from now on
     return choice

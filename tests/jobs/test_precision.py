@@ -21,6 +21,9 @@ from jobs.precision import Choice, available, candidates, choose, choose_for, on
 from jobs.spec import RunSpec, SpecError
 
 
+LIBRARY = cores.library
+
+
 def maps_with(noise):
     """Maps in float32, and by each precision with so much noise."""
     truth = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -172,6 +175,16 @@ def test_a_trial_on_cores(spec, with_tiles, monkeypatch):
     assert list(planned.origin["precision"]["rank_correlation"]) == ["bfloat16"]
     assert planned.spec.precision == ("bfloat16" if kept >= precision.LEAST else "float32")
     assert kept > 0.8  # it is the same model all the same
+
+
+@pytest.mark.skipif(cores.library() is None, reason="no tiles of bfloat16 here, or no compiler")
+def test_a_trial_of_gradients_on_cores_with_products(spec, monkeypatch):
+    monkeypatch.setattr(cores, "library", LIBRARY)
+    monkeypatch.setattr(precision, "WORTH", 0.01)
+    planned = plan(spec, "cpu", choose=choose_for)
+    assert planned.origin["precision"]["rank_correlation"] == {"bf16x3": 1.0}  # few channels, which torch convolves
+    assert planned.spec.precision == "bf16x3"
+    assert not devices.arithmetic.bf16x3  # that was for the trial
 
 
 def test_cores_without_tiles_have_nothing_faster(spec, monkeypatch, tmp_path):
