@@ -20,7 +20,6 @@ from jobs.planning import plan
 from jobs.precision import Choice, available, candidates, choose, choose_for, on_gpu, rank_correlation, settled
 from jobs.spec import RunSpec, SpecError
 
-
 LIBRARY = cores.library
 
 
