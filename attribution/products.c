@@ -1,12 +1,13 @@
-/* Convolutions as products of tiles of bfloat16 (AMX): float32 numbers as three products of their halves, or rounded as one.
- * `cores.py` calls them and says how they go over an image.
+/* Convolutions as products of tiles of bfloat16 (AMX): float32 as three products of halves, or rounded as one; depthwise
+ * ones as sums of float32. `cores.py` calls them and says how they go over an image.
  *
- * x is h + l, h its rounding to bfloat16 and l that of the rest; x x' is h h' + l h' + h l' up to 2^-16 of it (Henry et al.
- * 2019, arXiv:1904.06376). Sums are float32, in one order for each number that is written: threads and batches change no bit.
+ * x is h + l, h its rounding to bfloat16 and l that of the rest; x x' is h h' + l h' + h l' up to 2^-16 of it (Henry et
+ * al. 2019, arXiv:1904.06376). Sums are float32, in one order for each number that is written: threads and batches change
+ * no bit.
  *
  * What is read lies in planes, one for each phase of the pixels that a convolution steps over: positions row behind row,
- * image behind image, with zeros between where taps reach beyond an edge. There a tap is an offset, and sixteen positions by
- * 32 channels are a tile. Positions that are no pixel of the output are computed along with the others, and dropped.
+ * image behind image, with zeros between where taps reach beyond an edge. There a tap is an offset, and sixteen positions
+ * by 32 channels are a tile. Positions that are no pixel of the output are computed along with the others, and dropped.
  *
  * Threads are OpenMP's as torch has loaded it, see elementwise.c.
  */
@@ -27,7 +28,7 @@ typedef struct {
     int64_t planes, groups, reach;                     /* reach: the largest offset of a tap */
     int64_t length;                                    /* positions that a thread takes at a time, a multiple of 32 */
     const int64_t *firsts;                             /* (planes, 2): the pixel that a plane begins with */
-    const int64_t *written;                            /* (groups, 3): the pixel that a group begins with, and its taps */
+    const int64_t *written;                            /* (groups, 3): a group's first pixel, and how many taps it has */
     const int64_t *taps;                               /* (taps, 2): plane and offset, group by group */
 } Way;
 
@@ -35,7 +36,7 @@ typedef struct {
     int64_t images, rows, columns, channels;   /* of what is read, channels_last; as many channels are written */
     int64_t to_rows, to_columns, down, across; /* down, across: sizes of the kernel */
     int64_t step, to_step;                     /* along a row, between what neighbours read and what they write */
-    const int64_t *by_rows, *by_columns;       /* (to_rows, 1 + 2 down): how many places meet a row, each with the row it meets */
+    const int64_t *by_rows, *by_columns;       /* (to_rows, 1 + 2 down): how many places meet it, each with what it meets */
 } Sweep;
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
@@ -81,6 +82,12 @@ static void *scratch_of(size_t bytes) {
     return scratch;
 }
 
+/* The first so many of sixteen. */
+INLINE __mmask16 first_of(int64_t count) {
+    return count <= 0 ? 0 : count < ROWS ? (1u << count) - 1 : 0xffff;
+}
+
+/* 32 numbers, of which the masks say which are there, as h and l. */
 INLINE void split(const float *x, __mmask16 low, __mmask16 high, bfloat16 *main, bfloat16 *rest) {
     __m512 a = _mm512_maskz_loadu_ps(low, x), b = _mm512_maskz_loadu_ps(high, x + 16);
     __m512i h = (__m512i)_mm512_cvtne2ps_pbh(b, a);
@@ -97,7 +104,7 @@ BY_TILES static void pack(const Way *w, const float *x, const int64_t *first, in
     int64_t column = from % w->plane_columns, row = from / w->plane_columns % w->plane_rows;
     int64_t image = from / w->plane_columns / w->plane_rows;
     const int64_t tail = w->channels - (depths - 1) * DEPTH;
-    const __mmask16 low = tail < 16 ? (1u << tail) - 1 : 0xffff, high = tail < 32 ? tail < 16 ? 0 : (1u << (tail - 16)) - 1 : 0xffff;
+    const __mmask16 low = first_of(tail), high = first_of(tail - ROWS);
     const __m512i zeros = _mm512_setzero_si512();
     for (int64_t p = 0; p < span; p++) {
         const int64_t i = (row - w->lead_h) * w->step_h + first[0], j = (column - w->lead_w) * w->step_w + first[1];
@@ -137,6 +144,9 @@ static void place(const Way *w, const int64_t *written, int64_t from, int64_t *p
     }
 }
 
+#define EACH_THREAD \
+    _Pragma("omp parallel for num_threads(threads) schedule(static, 1)") for (int thread = 0; thread < threads; thread++)
+
 typedef struct {
     const float *bias, *added, *gate;
     float low, high;
@@ -147,10 +157,9 @@ typedef struct {
 #define LOAD(tile, from) _tile_loadd(tile, from, 64)
 
 /* Sums of 32 positions by 32 (or 16) channels.  -> totals (4, 16, 16): by positions, then by channels */
-INLINE void multiply(const Way *w, const int64_t *taps, int64_t count, int64_t depths, int64_t span, int64_t position,
+INLINE void multiply(const int64_t *taps, int64_t count, int64_t depths, int64_t span, int64_t position,
                      const bfloat16 *main, const bfloat16 *rest, const bfloat16 *weight, const bfloat16 *weight_rest,
                      float *totals, const int is_exact, const int is_wide) {
-    (void)w;
     _tile_zero(0);
     _tile_zero(2);
     if (is_wide) {
@@ -204,6 +213,10 @@ INLINE void multiply(const Way *w, const int64_t *taps, int64_t count, int64_t d
     }
 }
 
+INLINE __m512 bias_at(const Rest *r, int64_t channel, __mmask16 mask) {
+    return r->bias ? _mm512_maskz_loadu_ps(mask, r->bias + channel) : _mm512_setzero_ps();
+}
+
 /* Sixteen channels of one pixel: bias, sum, and rectifier or gate. What is no number stays none. */
 INLINE void finish(__m512 total, __m512 bias, const Rest *r, int64_t at, __mmask16 mask) {
     total = _mm512_add_ps(total, bias);
@@ -233,15 +246,13 @@ INLINE void block(const Way *w, const int64_t *taps, int64_t count, int64_t dept
                   const bfloat16 *weight_rest, const Rest *r, const int is_exact, const int is_wide) {
     float totals[4 * 256] __attribute__((aligned(64)));
     const int64_t left = w->to_channels - channel;
-    const __mmask16 first = left < 16 ? (1u << left) - 1 : 0xffff;
-    const __mmask16 second = !is_wide ? 0 : left < 32 ? (1u << (left - 16)) - 1 : 0xffff;
-    const __m512 bias = r->bias ? _mm512_maskz_loadu_ps(first, r->bias + channel) : _mm512_setzero_ps();
-    const __m512 bias_2 = r->bias && is_wide ? _mm512_maskz_loadu_ps(second, r->bias + channel + 16) : _mm512_setzero_ps();
+    const __mmask16 first = first_of(left), second = first_of(left - ROWS);
+    const __m512 bias = bias_at(r, channel, first), bias_2 = bias_at(r, channel + ROWS, second);
     for (int64_t p = 0; p < w->length; p += PIECE) {
         int is_read = 0;
         for (int64_t i = 0; i < PIECE; i++) is_read |= pixels[p + i] >= 0;
         if (!is_read) continue;
-        multiply(w, taps, count, depths, span, p, main, rest, weight, weight_rest, totals, is_exact, is_wide);
+        multiply(taps, count, depths, span, p, main, rest, weight, weight_rest, totals, is_exact, is_wide);
         for (int64_t i = 0; i < PIECE; i++) {
             if (pixels[p + i] < 0) continue;
             const int64_t at = pixels[p + i] * w->to_channels + channel;
@@ -280,8 +291,8 @@ static const Tiles eight_tiles = {
     .palette = 1, .bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
 
 /* What one thread does: of all bands of positions, and all parts of the channels, those that `next` gives it. */
-BY_TILES static int work(const Way *w, const float *x, const bfloat16 *weight, const bfloat16 *weight_rest, const Rest *r,
-                         int64_t bands, int64_t parts, int64_t *next) {
+BY_TILES static int work(const Way *w, const float *x, const bfloat16 *weight, const bfloat16 *weight_rest,
+                         const Rest *r, int64_t bands, int64_t parts, int64_t *next) {
     const int64_t blocks = (w->to_channels + 31) / 32, depths = (w->channels + DEPTH - 1) / DEPTH;
     const int64_t span = (w->length + w->reach) | 1; /* odd, so that depths do not meet in one set of a cache */
     const int64_t plane_size = depths * span * DEPTH, size = w->planes * plane_size;
@@ -303,11 +314,13 @@ BY_TILES static int work(const Way *w, const float *x, const bfloat16 *weight, c
             const int64_t count = w->written[3 * g + 2], each = count * depths * 2 * TILE;
             place(w, w->written + 3 * g, from, pixels);
             for (int64_t b = blocks * part / parts; b < blocks * (part + 1) / parts; b++) {
-                const bfloat16 *at = weight + before + b * each;
-                if (rest)
-                    block_of_three(w, taps, count, depths, span, 32 * b, pixels, main, rest, at, weight_rest + before + b * each, r);
-                else
-                    block_of_one(w, taps, count, depths, span, 32 * b, pixels, main, at, r);
+                const bfloat16 *h = weight + before + b * each;
+                if (rest) {
+                    const bfloat16 *l = weight_rest + before + b * each;
+                    block_of_three(w, taps, count, depths, span, 32 * b, pixels, main, rest, h, l, r);
+                } else {
+                    block_of_one(w, taps, count, depths, span, 32 * b, pixels, main, h, r);
+                }
             }
             taps += 2 * count;
             before += blocks * each;
@@ -320,9 +333,9 @@ BY_TILES static int work(const Way *w, const float *x, const bfloat16 *weight, c
 
 /* x (images, rows, columns, channels) -> y (images, to_rows, to_columns, to_channels)
  *
- * weight, weight_rest: (group, block of 32 channels, tap, 32 of what is read, 2, 16, 16, 2), see `cores.py`; no rest: one
- * product. bias (to_channels), added and gate like y, or none. Where there is a gate nothing passes where it is not between
- * low and high, else the result is clamped between them. Returns whether there was memory. */
+ * weight, weight_rest: (group, block of 32 channels, tap, 32 of what is read, 2, 16, 16, 2), see `cores.py`; without the
+ * rest, one product. bias (to_channels), added and gate like y, or none. Nothing passes where a gate is not between low
+ * and high; without one the result is clamped between them. Returns whether there was memory. */
 int products(int threads, const Way *w, const float *x, const bfloat16 *weight, const bfloat16 *weight_rest,
              const float *bias, const float *added, const float *gate, float low, float high, float *y) {
     const int64_t positions = w->images * w->plane_rows * w->plane_columns;
@@ -332,15 +345,15 @@ int products(int threads, const Way *w, const float *x, const bfloat16 *weight, 
     const Rest r = {bias, added, gate, low, high, y, passes_caches};
     int64_t next = 0;
     int failed = 0;
-    _Pragma("omp parallel for num_threads(threads) schedule(static, 1)") for (int thread = 0; thread < threads; thread++) {
+    EACH_THREAD {
         if (!work(w, x, weight, weight_rest, &r, bands, parts, &next)) __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
     }
     return !failed;
 }
 
 /* Pixels beside each other that the same places of a depthwise kernel meet: weights are read once for all of them. */
-INLINE void beside(const Sweep *s, int64_t taps, const float *const *read, const float *const *by, int64_t at, const Rest *r,
-                   const int pixels, const int vectors) {
+INLINE void beside(const Sweep *s, int64_t taps, const float *const *read, const float *const *by, int64_t at,
+                   const Rest *r, const int pixels, const int vectors) {
     const int64_t next = s->step * s->channels, next_written = s->to_step * s->channels, width = 16 * vectors;
     for (int64_t c = 0; c < s->channels;) {
         const int64_t left = s->channels - c;
@@ -352,21 +365,23 @@ INLINE void beside(const Sweep *s, int64_t taps, const float *const *read, const
                 for (int v = 0; v < vectors; v++) {
                     const __m512 w = _mm512_loadu_ps(by[t] + c + 16 * v);
                     for (int p = 0; p < pixels; p++)
-                        total[p][v] = _mm512_fmadd_ps(_mm512_loadu_ps(read[t] + p * next + c + 16 * v), w, total[p][v]);
+                        total[p][v] =
+                            _mm512_fmadd_ps(_mm512_loadu_ps(read[t] + p * next + c + 16 * v), w, total[p][v]);
                 }
             for (int v = 0; v < vectors; v++) {
-                const __m512 bias = r->bias ? _mm512_loadu_ps(r->bias + c + 16 * v) : _mm512_setzero_ps();
-                for (int p = 0; p < pixels; p++) finish(total[p][v], bias, r, at + p * next_written + c + 16 * v, 0xffff);
+                const __m512 bias = bias_at(r, c + 16 * v, 0xffff);
+                for (int p = 0; p < pixels; p++)
+                    finish(total[p][v], bias, r, at + p * next_written + c + 16 * v, 0xffff);
             }
             c += width;
         } else {
-            const __mmask16 mask = left < 16 ? (1u << left) - 1 : 0xffff;
+            const __mmask16 mask = first_of(left);
             for (int64_t t = 0; t < taps; t++) {
                 const __m512 w = _mm512_maskz_loadu_ps(mask, by[t] + c);
                 for (int p = 0; p < pixels; p++)
                     total[p][0] = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(mask, read[t] + p * next + c), w, total[p][0]);
             }
-            const __m512 bias = r->bias ? _mm512_maskz_loadu_ps(mask, r->bias + c) : _mm512_setzero_ps();
+            const __m512 bias = bias_at(r, c, mask);
             for (int p = 0; p < pixels; p++) finish(total[p][0], bias, r, at + p * next_written + c, mask);
             c += 16;
         }
@@ -381,7 +396,8 @@ static int are_met_alike(const int64_t *one, const int64_t *other) {
 }
 
 /* One row of a depthwise convolution: sums over taps in float32. */
-BY_TILES static void sweep(const Sweep *s, const float *x, const float *weight, int64_t image, int64_t row, const Rest *r) {
+BY_TILES static void sweep(const Sweep *s, const float *x, const float *weight, int64_t image, int64_t row,
+                           const Rest *r) {
     const float *read[MOST_TAPS], *by[MOST_TAPS];
     const int64_t *rows = s->by_rows + row * (1 + 2 * s->down), each = 1 + 2 * s->across;
     int64_t pixels = 1;
@@ -416,7 +432,7 @@ int sums(int threads, const Sweep *s, const float *x, const float *weight, const
     const int passes_caches = are_lines(y, s->images * s->to_rows * s->to_columns, s->channels);
     const Rest r = {bias, added, gate, low, high, y, passes_caches};
     if (s->down * s->across > MOST_TAPS) return 0;
-    _Pragma("omp parallel for num_threads(threads) schedule(static, 1)") for (int thread = 0; thread < threads; thread++) {
+    EACH_THREAD {
         const int64_t rows = s->images * s->to_rows;
         for (int64_t row = rows * thread / threads; row < rows * (thread + 1) / threads; row++)
             sweep(s, x, weight, row / s->to_rows, row % s->to_rows, &r);
