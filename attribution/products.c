@@ -1,5 +1,5 @@
 /* Convolutions as products of tiles of bfloat16 (AMX): float32 as three products of halves, or rounded as one; depthwise
- * ones as sums of float32. `cores.py` calls them and says how they go over an image.
+ * ones as sums of float32. `cores.py` calls them, and `ways.py` says how they go over an image.
  *
  * x is h + l, h its rounding to bfloat16 and l that of the rest; x x' is h h' + l h' + h l' up to 2^-16 of it (Henry et
  * al. 2019, arXiv:1904.06376). Sums are float32, in one order for each number that is written: threads and batches change

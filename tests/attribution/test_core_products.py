@@ -14,8 +14,8 @@ from torch.nn import functional
 from attribution import convolutions, cores
 from attribution.arithmetic import arithmetic
 from attribution.convolutions import conv2d
-from attribution.cores import Axis, Tap, back_along, forward_along
 from attribution.geometry import Geometry
+from attribution.ways import Axis, Tap, back_along, forward_along, way_forward
 
 ONE, NONE = (1, 1), (0, 0)
 
@@ -151,7 +151,7 @@ def test_depthwise_sums_are_float32s():
 def test_bands_of_large_images_meet():
     """More positions than a thread takes at a time, so that taps reach from one band into the next."""
     x, weight, geometry = drawn(2, 128, 57, 41), drawn(48, 128, 3, 3, seed=1) / 34, Geometry(ONE, ONE, ONE, 1)
-    way = cores.way_forward(x.shape, (2, 48, 57, 41), (3, 3), geometry, 3)
+    way = way_forward(x.shape, (2, 48, 57, 41), (3, 3), geometry, 3)
     assert way.length < way.plane_rows * way.plane_columns
     y = cores.convolve(x, weight, None, geometry, None, 3)
     assert distance(y, convolved(x, weight, geometry)) < FAITHFUL[3]
