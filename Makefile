@@ -29,11 +29,11 @@ format: $(VENV)/.test
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: pyproject.toml attribution/elementwise.c | $(VENV)/bin/python
+$(VENV)/.demo: pyproject.toml attribution/elementwise.c attribution/products.c | $(VENV)/bin/python
 	$(PY) -m pip install --quiet --editable ".[sample]"
 	touch $@
 
-$(VENV)/.test: pyproject.toml attribution/elementwise.c | $(VENV)/bin/python
+$(VENV)/.test: pyproject.toml attribution/elementwise.c attribution/products.c | $(VENV)/bin/python
 	$(PY) -m pip install --quiet --editable ".[sample,timm,test]"
 	touch $@ $(VENV)/.demo
 

@@ -1,4 +1,4 @@
-"""In what arithmetic this process convolves on a GPU, as torch's own `allow_tf32` is for all of it."""
+"""In what arithmetic this process convolves by kernels of ours, as torch's own `allow_tf32` is for all of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BF16X3 = 3
 
 @dataclass(slots=True)
 class Arithmetic:
-    """What the kernels of `gpu/convolutions.py` do with float32."""
+    """What the kernels of `gpu/convolutions.py` and `cores.py` do with float32."""
 
     bf16x3: bool = False
     """Multiplied as three products of bfloat16; else, as far as it is multiplied with units for products, by torch's own kernels."""
@@ -33,6 +33,16 @@ def by_torch_alone() -> Iterator[None]:
         yield
     finally:
         arithmetic.by_kernels = before
+
+
+@contextmanager
+def as_before() -> Iterator[None]:
+    """What is set meanwhile, as for a trial, does not outlast it."""
+    before = arithmetic.bf16x3
+    try:
+        yield
+    finally:
+        arithmetic.bf16x3 = before
 
 
 @contextmanager

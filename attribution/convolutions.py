@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import handle_torch_function, has_torch_function
 
-from attribution import native
+from attribution import cores, native
 from attribution.arithmetic import BF16X3, arithmetic
 from attribution.clamp import hardtanh_
 from attribution.geometry import Ends, Geometry, Sizes
@@ -79,8 +79,12 @@ def is_ours(x: Tensor, weight: Tensor) -> bool:
 
 
 def _kernels(x: Tensor, weight: Tensor, geometry: Geometry) -> ModuleType | None:
-    """The kernels for a GPU, if they are for this."""
-    if not (is_on_gpu(x) and arithmetic.by_kernels) or (kernels := on_gpu(x.device)) is None:
+    """The kernels for a GPU, or the products of cores with tiles, if they are for this."""
+    if not arithmetic.by_kernels:
+        return None
+    if not is_on_gpu(x):
+        return cores if arithmetic.bf16x3 and cores.can(x, weight, geometry) else None
+    if (kernels := on_gpu(x.device)) is None:
         return None
     is_exact = x.dtype is torch.float32 and not arithmetic.bf16x3
     if x.dtype is torch.float64 or (is_exact and not kernels.is_depthwise(weight, geometry.groups)):
@@ -147,7 +151,7 @@ class Convolved(torch.autograd.Function):
     """A convolution by constant weights, perhaps a sum with another tensor, and a rectifier. It holds its output where that
     is rectified, and not its input as torch's own does.
 
-    On a GPU the gradient that it makes is added up and gated in the same pass over memory, see `handing`.
+    In kernels of ours the gradient that it makes is added up and gated in the same pass over memory, see `handing`.
     """
 
     @staticmethod

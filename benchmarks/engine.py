@@ -36,7 +36,7 @@ from attribution.resolve import last_convolution
 from attribution.site import Input, Score
 from jobs.devices import backward_under, compile_model, prepare_model, use_device
 from jobs.models import load
-from jobs.precision import available, choose, settled
+from jobs.precision import candidates, choose, settled
 
 warnings.filterwarnings("ignore")
 
@@ -84,7 +84,9 @@ class Bench:
             return [answer.attribution]
 
         kind = self.device.type
-        choice = settled(kind, [question], image_count=A_LONG_RUN) or choose(available(kind, self.given), maps_in)
+        choice = settled(kind, [question], image_count=A_LONG_RUN) or choose(
+            candidates(kind, self.given, [question]), maps_in
+        )
         self.use(choice.precision)
         return f"  {choice.precision} of " + ", ".join(f"{name} {kept:.3f}" for name, kept in choice.tried.items())
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attribution import cores
 from attribution.arithmetic import arithmetic, bfloat16_gradients
 from attribution.convolutions import on_gpu
 from attribution.prepare import LAYOUT, OWN, STEPS, Prepared, as_by_torch, compiled, prepare
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 ReadScore = Callable[[object], Tensor] | None
 
 KERNELS = frozenset({"bf16x3", "float16", "bfloat16"})
-"""Precisions in which a GPU convolves by kernels of our own."""
+"""Precisions in which a GPU convolves by kernels of our own; cores do so in bf16x3 alone."""
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -32,11 +33,11 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch
 def use_device(precision: str, threads: int, *, wants_gpu: bool) -> torch.device:
     """The device of this process. Algorithms are fixed and not chosen by timing: equal specs give equal bits."""
     torch.set_num_threads(threads)  # Ray's OMP_NUM_THREADS does not reach a process that has imported torch before
+    arithmetic.bf16x3 = precision == "bf16x3"
     if not (wants_gpu and torch.cuda.is_available()):
         return torch.device("cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
-    arithmetic.bf16x3 = precision == "bf16x3"
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     # It would fill every new array with NaN, for debugging: a pass over memory more.
@@ -79,20 +80,33 @@ def prepare_model(
         prepared = prepare(loaded.model.to(device), questions, example, score, steps)
         return replace(prepared, model=prepared.model.to(dtype=dtype))
 
-    reason = ""
+    reason = _lacking(precision, device) if convolves(loaded.model) else ""
     if device.type == "cpu" or on_gpu(device) is not None:
         prepared = prepared_by(wanted)
-        if device.type != "cpu" and OWN in prepared.done:
+        if reason:  # cores then compute in float32
+            logger.warning("precision refused", extra={"reason": reason})
+            return replace(prepared, refused=(*prepared.refused, reason))
+        if _has_kernels(precision, device) and OWN in prepared.done:
             reason = as_by_torch(prepared.model, example.to(dtype=dtype), score)
         if not reason:
             return prepared
-    elif precision in KERNELS and convolves(loaded.model):
-        reason = "Triton can't be had here"
     without = prepared_by([step for step in wanted if step != OWN])
     if reason:
         logger.warning("own convolutions refused", extra={"reason": reason})
         without = replace(without, refused=(*without.refused, f"{OWN}: {reason}"))
     return without
+
+
+def _has_kernels(precision: str, device: torch.device) -> bool:
+    """Whether convolutions of ours are kernels of ours, too; on cores they are oneDNN's but for one precision."""
+    return device.type != "cpu" or precision == "bf16x3"
+
+
+def _lacking(precision: str, device: torch.device) -> str:
+    """Why this precision's kernels can't be had here, if so."""
+    if device.type == "cpu":
+        return f"bf16x3 {cores.LACKING}" if precision == "bf16x3" and cores.library() is None else ""
+    return "Triton can't be had here" if precision in KERNELS and on_gpu(device) is None else ""
 
 
 def _layout_pays(model: nn.Module, precision: str, device: torch.device) -> bool:
@@ -115,8 +129,8 @@ def convolves(model: nn.Module) -> bool:
 
 def compiling_pays(prepared: Prepared, precision: str) -> bool:
     """Not where most of the work is kernels of our own already, which a compiler would take out again."""
-    on_a_gpu = next(prepared.model.parameters()).is_cuda
-    return not (on_a_gpu and OWN in prepared.done and precision in KERNELS and convolves(prepared.model))
+    has_kernels = precision in KERNELS and _has_kernels(precision, next(prepared.model.parameters()).device)
+    return not (has_kernels and OWN in prepared.done and convolves(prepared.model))
 
 
 def compile_model(

@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from attribution import cores
 from attribution.explain import output_shape, resolve
 from attribution.metrics import parse_metric
 from attribution.question import Question, parse
@@ -73,6 +74,8 @@ def plan(
         raise SpecError(
             f"--precision {spec.precision} is arithmetic of GPUs, and this run computes on cores: take float32, or auto"
         )
+    if device == "cpu" and spec.precision == "bf16x3" and cores.library() is None:
+        raise SpecError(f"--precision bf16x3 {cores.LACKING}: take float32, or auto")
     loaded = load(spec.model, trust_checkpoint=spec.trust_checkpoint)
     example = torch.zeros(1, 3, *loaded.preprocessing.crop)
     questions = resolved_questions(spec, loaded.model, example)

@@ -17,7 +17,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from attribution import convolutions
+from attribution import convolutions, cores
+from attribution.arithmetic import as_before
 from attribution.question import Question
 from jobs.decoding import decode_piece
 from jobs.devices import convolves, prepare_model, use_device
@@ -55,10 +56,17 @@ class Choice:
         return {"precision": self.precision, "reason": self.reason, "rank_correlation": dict(self.tried)}
 
 
+def candidates(device: Device, model: nn.Module, questions: Sequence[Question]) -> tuple[Precision, ...]:
+    """What is available, but for gradients of bfloat16 on cores: they keep no map, and are slower than float32's."""
+    faster = available(device, model)
+    has_gradients = device == "cpu" and not all(map(_is_forward_only, questions))
+    return tuple(name for name in faster if not (has_gradients and name == "bfloat16"))
+
+
 def available(device: Device, model: nn.Module) -> tuple[Precision, ...]:
     """What this process's GPU or cores have units for, and the model a use: bf16x3 is of convolutions alone."""
     if device == "cpu":
-        return on_cores()
+        return (*on_cores(), *(("bf16x3",) if convolves(model) and cores.library() is not None else ()))
     by_kernels = convolves(model) and convolutions.on_gpu(torch.device("cuda")) is not None
     return tuple(name for name in on_gpu(torch.cuda.get_device_capability()) if name != "bf16x3" or by_kernels)
 
@@ -75,11 +83,11 @@ def on_cores() -> tuple[Precision, ...]:
     return ("bfloat16",) if has_tiles else ()
 
 
-def choose(candidates: Sequence[Precision], maps_in: Callable[[Precision], Sequence[Tensor]]) -> Choice:
+def choose(faster: Sequence[Precision], maps_in: Callable[[Precision], Sequence[Tensor]]) -> Choice:
     """Try precisions in turn until one keeps the maps.  maps_in(precision) -> one (N, *features) a question"""
     tried: dict[str, float] = {}
     truth = maps_in("float32")
-    for precision in candidates:
+    for precision in faster:
         if precision == "bfloat16" and tried.get("float16", 0) > 0:
             continue  # it rounds eight times as much, and is for numbers that float16 can't hold
         tried[precision] = round(min(map(_kept, maps_in(precision), truth)), 4)
@@ -101,8 +109,8 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
 
 def settled(device: Device, questions: Sequence[Question], image_count: int) -> Choice | None:
     """The choice where it needs no trial."""
-    if device == "cpu" and not all(map(_is_forward_only, questions)):
-        return Choice("float32", "on cores, gradients are taken in float32", {})
+    if device == "cpu" and cores.library() is None and not all(map(_is_forward_only, questions)):
+        return Choice("float32", "on cores without tiles, gradients are taken in float32", {})
     if image_count < WORTH * _trial_images(device, questions):
         return Choice("float32", f"{image_count} images are too few for a trial to pay", {})
     return None
@@ -118,7 +126,7 @@ def choose_for(
     score: Callable[[object], Tensor] | None,
 ) -> Choice:
     """The choice for a run on the device of this process, by a trial on images spread over the index."""
-    if not (candidates := available(device, loaded.model)):
+    if not (faster := candidates(device, loaded.model, questions)):
         return Choice("float32", "this device has nothing faster", {})
     count = min(_trial_images(device, questions), len(index))
     chosen = np.linspace(0, len(index) - 1, count).round().astype(np.int64)
@@ -144,7 +152,8 @@ def choose_for(
         explanation, _ = explained(inquiry, images, Lanes(place).over(images.pixels))
         return [answer.attribution for answer in explanation.answers]
 
-    choice = choose(candidates, maps_in)
+    with as_before():
+        choice = choose(faster, maps_in)
     if device == "cuda":
         torch.cuda.empty_cache()  # the workers' from now on
     return choice

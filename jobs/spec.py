@@ -20,9 +20,9 @@ Store = Literal["full", "channel_sum", "none"]
 Device = Literal["cpu", "cuda"]
 Precision = Literal["auto", "float32", "tf32-backward", "tf32", "bf16x3", "bfloat16", "float16", "float64"]
 """What a model computes in. `tf32-backward` goes forward in float32 and back in TF32: which rectifiers are open is exact. `bf16x3`
-is float32 as three products of bfloat16."""
+is float32 as three products of bfloat16, for GPUs and for cores with tiles of it."""
 
-ON_GPUS_ALONE = frozenset[Precision]({"tf32-backward", "tf32", "bf16x3"})
+ON_GPUS_ALONE = frozenset[Precision]({"tf32-backward", "tf32"})
 
 
 # user:key@ before the host (az's container@account is none), or a signed query

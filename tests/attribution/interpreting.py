@@ -8,10 +8,13 @@ import pytest
 import torch
 
 import attribution
+from attribution import cores
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 INTERPRETED = pytest.param("interpreted", marks=needs_triton)
+needs_tiles = pytest.mark.skipif(cores.library() is None, reason="no tiles of bfloat16 here, or no compiler")
+ON_TILES = pytest.param("tiles", marks=needs_tiles)
 ON_A_GPU = pytest.param("cuda", marks=[needs_gpu, pytest.mark.gpu])
 
 

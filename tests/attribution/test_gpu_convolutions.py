@@ -1,4 +1,5 @@
-"""Convolutions as kernels of a GPU are those of the model, in three arithmetics: by Triton's interpreter here, by a GPU where there is one."""
+"""Convolutions as kernels of ours are those of the model: those for a GPU, in three arithmetics, by Triton's interpreter here and by
+a GPU where there is one; and by products of tiles where cores have them."""
 
 from inspect import signature
 from itertools import cycle, product
@@ -6,11 +7,11 @@ from math import inf
 
 import pytest
 import torch
-from interpreting import INTERPRETED, ON_A_GPU, interpreted_convolutions, needs_gpu, needs_triton
+from interpreting import INTERPRETED, ON_A_GPU, ON_TILES, interpreted_convolutions, needs_gpu, needs_triton
 from torch import nn
 from torch.nn import functional
 
-from attribution import convolutions
+from attribution import convolutions, cores
 from attribution import prepare as prepare_module
 from attribution.arithmetic import arithmetic, bfloat16_gradients, by_torch_alone
 from attribution.convolutions import Convolved, conv2d, fused_conv2d, in_steps
@@ -65,17 +66,27 @@ def interpreted():
     return interpreted_convolutions()
 
 
-@pytest.fixture(params=[INTERPRETED, ON_A_GPU])
+@pytest.fixture(params=[INTERPRETED, ON_A_GPU, ON_TILES])
 def device(request, monkeypatch):
     """Where the kernels run, with float32 by bf16x3."""
+    if request.param == "tiles" and request.node.callspec.params.get("dtype", torch.float32) != torch.float32:
+        pytest.skip("products on cores are of float32")
     monkeypatch.setattr(arithmetic, "bf16x3", True)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     if request.param == "cuda":
         return torch.device("cuda")
+    if request.param == "tiles":
+        return torch.device("cpu")
     kernels = request.getfixturevalue("interpreted")
     monkeypatch.setattr(convolutions, "on_gpu", lambda _: kernels)
     monkeypatch.setattr(convolutions, "is_on_gpu", lambda _: True)
     return torch.device("cpu")
+
+
+@pytest.fixture
+def kernels(request, device):
+    """The module that has them."""
+    return cores if request.node.callspec.params["device"] == "tiles" else convolutions.on_gpu(device)
 
 
 def drawn(shape, device, dtype, seed=0):
@@ -269,10 +280,10 @@ def residual(device):
     return model.double(), prepared, x
 
 
-def test_sums_and_rectifiers_of_a_block_come_with_its_convolutions_both_ways(device, monkeypatch):
+def test_sums_and_rectifiers_of_a_block_come_with_its_convolutions_both_ways(device, kernels, monkeypatch):
     """No pass over memory but the convolutions', and one for the last rectifier, which no convolution reads."""
     given, prepared, x = residual(device)
-    kernels, calls, passed = convolutions.on_gpu(device), {"convolve": [], "pulled_back": []}, []
+    calls, passed = {"convolve": [], "pulled_back": []}, []
 
     def recording(name):
         function = getattr(kernels, name)
@@ -289,10 +300,11 @@ def test_sums_and_rectifiers_of_a_block_come_with_its_convolutions_both_ways(dev
     monkeypatch.setattr(convolutions, "_through", lambda *given: passed.append(0) or through(*given))
     leaf, exact = x.clone().requires_grad_(), x.double().requires_grad_()
     (ours,) = torch.autograd.grad(prepared(leaf).sum(), leaf)
+    stem = [] if kernels is cores else [False]  # of three channels
     assert calls == {
-        "convolve": [False, False, False, True, False, True],  # stem; inner, projection, outer; inner, outer
+        "convolve": [*stem, False, False, True, False, True],  # inner, projection, outer; inner, outer
         # The convolution that read a block's input first adds what the sum or the projection has handed on.
-        "pulled_back": [False, True, False, False, True, False],
+        "pulled_back": [False, True, False, False, True, *stem],
     }
     assert len(passed) == 1
     (theirs,) = torch.autograd.grad(given(exact).sum(), exact)
@@ -403,11 +415,10 @@ def test_a_layers_gradient_is_not_gated_by_what_reads_it(device):
     assert found.gradient[shut].abs().sum() > 0
 
 
-def test_kernels_that_move_the_model_are_refused(device, monkeypatch):
+def test_kernels_that_move_the_model_are_refused(device, kernels, monkeypatch):
     model, x = network().to(device), drawn((2, 3, 12, 12), device, torch.float32)
     prepared = prepare(model, [resolve(parse("saliency"), model, x)], x).model
     assert as_by_torch(prepared, x) == ""
-    kernels = convolutions.on_gpu(device)
     right = kernels.convolve
     monkeypatch.setattr(kernels, "convolve", lambda x, *rest: right(x * 1.1, *rest))
     assert "the output by" in as_by_torch(prepared, x)

@@ -9,7 +9,7 @@ import torch
 from tiny import photographs
 from torch import nn
 
-from attribution import convolutions
+from attribution import convolutions, cores
 from attribution.explain import Images, explain, resolve
 from attribution.passes import Passes
 from attribution.prepare import OWN
@@ -17,8 +17,10 @@ from attribution.question import parse
 from jobs import devices, precision
 from jobs.devices import _layout_pays, backward_under, tf32
 from jobs.planning import plan
-from jobs.precision import Choice, available, choose, choose_for, on_gpu, rank_correlation, settled
+from jobs.precision import Choice, available, candidates, choose, choose_for, on_gpu, rank_correlation, settled
 from jobs.spec import RunSpec, SpecError
+
+LIBRARY = cores.library
 
 
 def maps_with(noise):
@@ -74,6 +76,12 @@ def test_rank_correlation_is_spearmans_with_mean_ranks_for_equal_values():
     torch.testing.assert_close(rank_correlation(a, b), torch.tensor(naive, dtype=torch.float64))
 
 
+@pytest.fixture(autouse=True)
+def without_products(monkeypatch):
+    """As on a core without tiles, whatever it is that tests run on."""
+    monkeypatch.setattr(cores, "library", lambda: None)
+
+
 @pytest.fixture
 def spec(tmp_path):
     folder = photographs(tmp_path / "images", 3)
@@ -121,6 +129,16 @@ def test_cores_with_tiles_try_bfloat16(with_tiles, tmp_path, monkeypatch):
     assert available("cpu", CONVOLVES) == ()
 
 
+def test_cores_with_products_try_bf16x3_too(with_tiles, monkeypatch):
+    monkeypatch.setattr(cores, "library", object)
+    assert available("cpu", CONVOLVES) == ("bfloat16", "bf16x3")
+    assert available("cpu", MULTIPLIES) == ("bfloat16",)
+    saliency, occlusion = parse("saliency"), parse("occlusion(window=4, stride=4)")
+    assert candidates("cpu", CONVOLVES, [occlusion]) == ("bfloat16", "bf16x3")
+    assert candidates("cpu", CONVOLVES, [occlusion, saliency]) == ("bf16x3",)
+    assert settled("cpu", [saliency], 10**6) is None
+
+
 def test_bf16x3_is_tried_where_kernels_can_be_had_and_the_model_convolves(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     for kernels, model, is_tried in (
@@ -156,6 +174,16 @@ def test_a_trial_on_cores(spec, with_tiles, monkeypatch):
     assert list(planned.origin["precision"]["rank_correlation"]) == ["bfloat16"]
     assert planned.spec.precision == ("bfloat16" if kept >= precision.LEAST else "float32")
     assert kept > 0.8  # it is the same model all the same
+
+
+@pytest.mark.skipif(cores.library() is None, reason="no tiles of bfloat16 here, or no compiler")
+def test_a_trial_of_gradients_on_cores_with_products(spec, monkeypatch):
+    monkeypatch.setattr(cores, "library", LIBRARY)
+    monkeypatch.setattr(precision, "WORTH", 0.01)
+    planned = plan(spec, "cpu", choose=choose_for)
+    assert planned.origin["precision"]["rank_correlation"] == {"bf16x3": 1.0}  # few channels, which torch convolves
+    assert planned.spec.precision == "bf16x3"
+    assert not devices.arithmetic.bf16x3  # that was for the trial
 
 
 def test_cores_without_tiles_have_nothing_faster(spec, monkeypatch, tmp_path):
@@ -253,7 +281,7 @@ def test_convolutions_are_laid_out_where_the_device_has_kernels_for_it(groups, a
     assert _layout_pays(model, asked, torch.device(device)) is pays
 
 
-@pytest.mark.parametrize("asked", ["tf32", "tf32-backward", "bf16x3"])
+@pytest.mark.parametrize("asked", ["tf32", "tf32-backward"])
 def test_on_cores_arithmetic_of_gpus_is_refused(spec, asked):
     """It would be float32 under another name."""
     with pytest.raises(SpecError, match=f"{asked} is arithmetic of GPUs.*take float32"):
@@ -261,12 +289,53 @@ def test_on_cores_arithmetic_of_gpus_is_refused(spec, asked):
     assert plan(dataclasses.replace(spec, precision=asked), "cuda").spec.precision == asked
 
 
+def test_bf16x3_is_refused_on_cores_without_products(spec, monkeypatch):
+    asked = dataclasses.replace(spec, precision="bf16x3")
+    with pytest.raises(SpecError, match=r"bf16x3 multiplies tiles of bfloat16.*no such tiles.*take float32"):
+        plan(asked, "cpu")
+    assert plan(asked, "cuda").spec.precision == "bf16x3"
+    monkeypatch.setattr(cores, "library", object)
+    assert plan(asked, "cpu").spec.precision == "bf16x3"
+
+
+@pytest.fixture
+def small():
+    """A model that convolves, as it is loaded."""
+    model = CONVOLVES[:2].append(nn.AdaptiveAvgPool2d(1)).append(nn.Flatten()).eval()
+    return SimpleNamespace(model=model, preprocessing=SimpleNamespace(crop=(8, 8)))
+
+
+def test_a_worker_without_products_computes_in_float32_and_says_so(small):
+    prepared = devices.prepare_model(small, [parse("saliency")], "bf16x3", torch.device("cpu"))
+    assert prepared.refused == (f"bf16x3 {cores.LACKING}",)
+    assert OWN in prepared.done
+    assert not devices.prepare_model(small, [parse("saliency")], "float32", torch.device("cpu")).refused
+
+
+@pytest.mark.parametrize("reason", ["", "they move the output"])
+def test_products_that_are_refused_are_left_out_and_said(reason, small, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cores, "library", object)
+    monkeypatch.setattr(devices, "as_by_torch", lambda *about: asked.append(about) or reason)
+    prepared = devices.prepare_model(small, [parse("saliency")], "bf16x3", torch.device("cpu"))
+    assert (OWN in prepared.done) is not bool(reason)
+    assert prepared.refused == ((f"{OWN}: {reason}",) if reason else ())
+    devices.prepare_model(small, [parse("saliency")], "float32", torch.device("cpu"))
+    assert len(asked) == 1  # in float32 they are torch's own
+
+
+def test_a_process_on_cores_computes_as_its_run_says(monkeypatch):
+    monkeypatch.setattr(devices.arithmetic, "bf16x3", False)
+    for asked in ("bf16x3", "float32"):
+        assert devices.use_device(asked, torch.get_num_threads(), wants_gpu=False) == torch.device("cpu")
+        assert devices.arithmetic.bf16x3 is (asked == "bf16x3")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("reason", ["", "they move the output"])
-def test_kernels_that_are_refused_are_left_out_and_said(reason, monkeypatch):
-    device, model = torch.device("cuda"), CONVOLVES[:2].append(nn.AdaptiveAvgPool2d(1)).append(nn.Flatten()).eval()
-    loaded = SimpleNamespace(model=model, preprocessing=SimpleNamespace(crop=(8, 8)))
+def test_kernels_that_are_refused_are_left_out_and_said(reason, small, monkeypatch):
+    device, loaded = torch.device("cuda"), small
     monkeypatch.setattr(devices, "as_by_torch", lambda *_: reason)
     prepared = devices.prepare_model(loaded, [parse("saliency")], "bf16x3", device)
     assert (OWN in prepared.done) is not bool(reason)
