@@ -21,7 +21,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from attribution import cores, native
 from attribution.arithmetic import BF16X3, arithmetic
 from attribution.clamp import hardtanh_
-from attribution.geometry import Ends, Geometry, Sizes
+from attribution.geometry import Ends, Geometry, Sizes, is_depthwise
 from attribution.handing import Hands, gated, handed, take_for, taker_of, was_gated
 from attribution.phases import has_phases, phases_of
 
@@ -87,7 +87,7 @@ def _kernels(x: Tensor, weight: Tensor, geometry: Geometry) -> ModuleType | None
     if (kernels := on_gpu(x.device)) is None:
         return None
     is_exact = x.dtype is torch.float32 and not arithmetic.bf16x3
-    if x.dtype is torch.float64 or (is_exact and not kernels.is_depthwise(weight, geometry.groups)):
+    if x.dtype is torch.float64 or (is_exact and not is_depthwise(weight, geometry.groups)):
         return None
     return kernels if kernels.can(x, weight, geometry) else None
 

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attribution.channels_last import empty, last
 from attribution.derived import Derived
-from attribution.geometry import Ends, Geometry, Sizes
+from attribution.geometry import Ends, Geometry, Sizes, is_depthwise
 from attribution.ways import (
     DEPTH,
     WIDTH,
@@ -58,11 +59,6 @@ def library() -> ctypes.CDLL | None:
     return found if version == VERSION and found.products_are_there() else None
 
 
-def is_depthwise(weight: Tensor, groups: int) -> bool:
-    """Whether each channel is convolved by one kernel of its own."""
-    return groups == len(weight) > 1 and weight.shape[1] == 1
-
-
 def can(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     """Whether there are tiles for it: plain convolutions of float32, of more than a few channels; and sums for depthwise ones."""
     is_plain = geometry.groups == 1 and weight.shape[1] > FEW
@@ -95,7 +91,7 @@ def convolve(
     terms: of a product of float32 numbers, 1 or 3.
     """
     kernel, geometry = _sizes(weight), _in_tuples(geometry)
-    y = _empty(x, len(weight), geometry.sizes(x.shape[2:], kernel))
+    y = empty(x, len(weight), geometry.sizes(x.shape[2:], kernel))
     rest = bias, added, None, ends or (-inf, inf), y
     if is_depthwise(weight, geometry.groups):
         sweep = sweep_forward(x.shape, y.shape, kernel, geometry)
@@ -120,7 +116,7 @@ def pulled_back(
 
     gradient (n, k, h', w') -> shape (n, c, h, w), channels_last.
     """
-    found = _empty(gradient, shape[1], shape[2:])
+    found = empty(gradient, shape[1], shape[2:])
     low, high = ends
     limits = (low, nan) if gate is not None and high == inf else ends  # nothing is nan or more
     kernel, geometry, rest = _sizes(weight), _in_tuples(geometry), (None, added, gate, limits, found)
@@ -148,10 +144,10 @@ def _compute(
     assert compiled is not None
     # Held until they have been read.
     arrays = [
-        _last(x),
+        last(x),
         *weights,
         None if bias is None else bias.contiguous(),
-        *(None if each is None else _last(each) for each in (added, gate)),
+        *(None if each is None else last(each) for each in (added, gate)),
     ]
     pointers = [ctypes.c_void_p(None if each is None else each.data_ptr()) for each in arrays]
     limits = map(ctypes.c_float, ends)
@@ -219,11 +215,3 @@ def _in_tuples(geometry: Geometry) -> Geometry:
 
 def _sizes(weight: Tensor) -> Sizes:
     return tuple(weight.shape[2:])
-
-
-def _empty(like: Tensor, channels: int, sizes: Sizes) -> Tensor:
-    return torch.empty((len(like), channels, *sizes), dtype=like.dtype, memory_format=torch.channels_last)
-
-
-def _last(t: Tensor) -> Tensor:
-    return t.contiguous(memory_format=torch.channels_last)

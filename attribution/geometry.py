@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from torch import Tensor
+
 Ends = tuple[float, float]
 """Between which a rectifier keeps its input: (0, inf) for ReLU, (0, 6) for ReLU6."""
 
@@ -51,3 +53,8 @@ def pair(value: int | Sequence[int]) -> Sizes:
     """By rows and by columns, of what torch takes for that."""
     given = (value,) if isinstance(value, int) else tuple(value)
     return given * 2 if len(given) == 1 else given
+
+
+def is_depthwise(weight: Tensor, groups: int) -> bool:
+    """Whether each channel is convolved by one kernel of its own."""
+    return groups == len(weight) > 1 and weight.shape[1] == 1

@@ -18,17 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attribution.geometry import Ends, Geometry
+from attribution.channels_last import empty, last
+from attribution.geometry import Ends, Geometry, is_depthwise
 from attribution.gpu import launches
-from attribution.gpu.layouts import empty, laid_out, last
+from attribution.gpu.layouts import laid_out
 
 FEW = 8
 """Channels of an input that are taken together with the taps of the kernel, so that a product is long enough."""
-
-
-def is_depthwise(weight: Tensor, groups: int) -> bool:
-    """Whether each channel is convolved by one kernel of its own."""
-    return groups == len(weight) > 1 and weight.shape[1] == 1
 
 
 def can(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:

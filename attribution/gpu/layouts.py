@@ -1,8 +1,7 @@
-"""How the kernels have their tensors lie: activations channels_last, weights in the order in which they are read."""
+"""Weights in the order in which the kernels read them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,12 +42,3 @@ def _split(weight: Tensor) -> Laid:
         return Laid(weight, weight)
     main = weight.bfloat16()
     return Laid(main, (weight - main.float()).bfloat16())
-
-
-def empty(like: Tensor, channels: int, sizes: Sequence[int]) -> Tensor:
-    shape = (len(like), channels, *sizes)
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
-
-
-def last(t: Tensor) -> Tensor:
-    return t.contiguous(memory_format=torch.channels_last)

@@ -16,8 +16,8 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
+from attribution.channels_last import empty, last
 from attribution.geometry import Ends, Window
-from attribution.gpu.layouts import empty, last
 from attribution.gpu.tiles import unit_of, width_of
 
 NOBODY = tl.constexpr(255)
