@@ -6,8 +6,8 @@ steps of the model as given.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from math import inf
 from types import ModuleType
 from typing import Any
@@ -97,14 +97,8 @@ def is_on_gpu(x: Tensor) -> bool:
     return x.is_cuda
 
 
-@cache
-def on_gpu(device: torch.device) -> ModuleType | None:
-    """`gpu.convolutions`, where Triton can compile for this GPU."""
-    if native.on_gpu(device) is None:
-        return None
-    from attribution.gpu import convolutions as kernels  # no core needs Triton
-
-    return kernels
+on_gpu: Callable[[torch.device], ModuleType | None] = partial(native.kernels_on_gpu, "convolutions")
+"""`gpu.convolutions`, where Triton can compile for this GPU."""
 
 
 def _convolved(

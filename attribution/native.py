@@ -12,8 +12,10 @@ import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import torch
@@ -137,6 +139,12 @@ def on_gpu(device: torch.device) -> Steps | None:
         logger.warning("no kernels of ours on this GPU, torch computes alone: %s", str(error).strip().split("\n", 1)[0])
         return None
     return steps
+
+
+@cache
+def kernels_on_gpu(name: str, device: torch.device) -> ModuleType | None:
+    """`attribution.gpu.<name>`, where Triton can compile for this GPU; no core needs Triton."""
+    return None if on_gpu(device) is None else import_module(f"attribution.gpu.{name}")
 
 
 @cache

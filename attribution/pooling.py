@@ -5,8 +5,8 @@ A torch function mode sees `max_pool2d`, as of torch's own, which it is wherever
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -97,11 +97,5 @@ def is_on_gpu(x: Tensor) -> bool:
     return x.is_cuda
 
 
-@cache
-def on_gpu(device: torch.device) -> ModuleType | None:
-    """`gpu.pooling`, where Triton can compile for this GPU."""
-    if native.on_gpu(device) is None:
-        return None
-    from attribution.gpu import pooling as kernels  # no core needs Triton
-
-    return kernels
+on_gpu: Callable[[torch.device], ModuleType | None] = partial(native.kernels_on_gpu, "pooling")
+"""`gpu.pooling`, where Triton can compile for this GPU."""

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attribution.calls import canonical, tensors_in
-from attribution.hooks import Place, visiting
+from attribution.hooks import Place, following, visiting
 
 RECTIFIERS = frozenset({nn.ReLU, nn.ReLU6, nn.Hardtanh})
 """What can write its result over its input: their derivatives can be read from the result."""
@@ -59,8 +58,13 @@ class Seen(TorchFunctionMode):
                     hooks.enter_context(visiting(Place(module, at_input=True), seen.inputs[name].extend))
                 if type(module) is nn.ZeroPad2d or is_norm or is_convolution:
                     hooks.enter_context(visiting(Place(module), seen.outputs[name].extend))
-            for name, at_input in product(named, (True, False)):
-                hooks.enter_context(visiting(Place(model.get_submodule(name), at_input=at_input), held.extend))
+            looked_at = [model.get_submodule(name) for name in named]
+
+            def leave(module: nn.Module, arguments: Any, output: Any) -> None:
+                if any(module is one for one in looked_at):
+                    held.extend(tensors_in((arguments, output)))
+
+            hooks.enter_context(following(lambda _module: None, leave))
             with seen:
                 model(example[:1])
         seen.named.update(map(id, held))

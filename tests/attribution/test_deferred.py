@@ -230,3 +230,28 @@ def test_the_sum_comes_with_the_convolution_in_any_layout(ends, dtype, layout):
         one, other = (f(given, weight, bias, *rest) for f in (fused_conv2d, in_steps))
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
     assert torch.equal(added, kept)
+
+
+class Keyworded(Block):
+    """Its projection is called by the names of its arguments."""
+
+    def __init__(self, add):
+        super().__init__(add)
+        self.project = Projection()
+
+    def forward(self, x):
+        return self.relu(self.project(y=self.relu(self.inner(x))) + x)
+
+
+class Projection(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(6, 6, 1)
+
+    def forward(self, *, y):
+        return self.convolution(y)
+
+
+def test_a_named_module_may_be_called_by_keyword(images):
+    ours, _ = prepared_for(made(Keyworded(added_in_place)), images, "input_x_gradient(at='blocks.0.project')")
+    assert "blocks.0.project.convolution" not in awaited(ours)
