@@ -102,13 +102,19 @@ def layer(shape, device, dtype):
     return x, drawn((k, c // geometry.groups, *kernel), device, dtype, 1) / fan**0.5, drawn((k,), device, dtype, 2)
 
 
+def is_left_to_torch(shape, request):
+    """Whether it is of channels too few for tiles, on cores."""
+    is_few = shape[-1].groups == 1 and shape[0] <= cores.FEW
+    return is_few and request.node.callspec.params["device"] == "tiles"
+
+
 def distance(ours, truth):
     return float((ours.double() - truth).norm() / truth.norm())
 
 
 @pytest.mark.parametrize("dtype", FAITHFUL)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_a_convolution_is_that_of_float64_with_its_rectifier(shape, dtype, device):
+def test_a_convolution_is_that_of_float64_with_its_rectifier(shape, dtype, device, request):
     x, weight, bias = layer(shape, device, dtype)
     truth = functional.conv2d(x.double(), weight.double(), bias.double(), *shape[-1])
     for ends in ENDS if shape in SHAPES[:2] else ENDS[2:]:
@@ -119,7 +125,7 @@ def test_a_convolution_is_that_of_float64_with_its_rectifier(shape, dtype, devic
             else fused_conv2d(x, weight, bias, *shape[-1], ends, None)
         )
         assert y.dtype == dtype
-        assert y.is_contiguous(memory_format=torch.channels_last)
+        assert y.is_contiguous(memory_format=torch.channels_last) or is_left_to_torch(shape, request)
         assert distance(y, rectified) < FAITHFUL[dtype]
 
 
@@ -139,7 +145,7 @@ def test_its_gradient_is_that_of_float64(shape, dtype, device):
 
 
 @pytest.mark.parametrize("shape", SHAPES[::3], ids=str)
-def test_products_of_one_term_are_for_gradients_alone(shape, device):
+def test_products_of_one_term_are_for_gradients_alone(shape, device, request):
     """Forward, which rectifiers are open must be exact; given them the way back is linear."""
     x, weight, bias = layer(shape, device, torch.float32)
     leaf = x.clone().requires_grad_()
@@ -150,15 +156,18 @@ def test_products_of_one_term_are_for_gradients_alone(shape, device):
         again = conv2d(leaf, weight, bias, *shape[-1])
         (coarse,) = torch.autograd.grad(y, leaf, gradient)
     assert torch.equal(y, again)
-    if shape[-1].groups > 1:
+    is_exact = is_left_to_torch(shape, request) and max(shape[-1].stride) == 1  # else by phases, which are many
+    if shape[-1].groups > 1 or is_exact:
         assert torch.equal(close, coarse)  # sums of float32, no products of matrices
     else:
         assert 1e-4 < distance(coarse, close.double()) < 1e-2
 
 
 @pytest.mark.parametrize(("shape", "dtype"), list(zip(DEPTHWISE, cycle((torch.float16, torch.float32)))), ids=str)
-def test_a_depthwise_sum_is_the_same_in_any_tile(shape, dtype, device, monkeypatch):
+def test_a_depthwise_sum_is_the_same_in_any_tile(shape, dtype, device, request, monkeypatch):
     """As wide as the image or narrower, of any number of channels a thread, gated or not."""
+    if request.node.callspec.params["device"] == "tiles":
+        pytest.skip("cores take a row at a time")
     x, weight, bias = layer(shape, device, dtype)
     geometry, gate = shape[-1], x.clamp(-1, 1)
     from attribution.gpu.tiles import DepthwiseTiles  # no core needs Triton
