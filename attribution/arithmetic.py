@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 BF16X3 = 3
 """Products of bfloat16 that a product of float32 numbers is made of."""
@@ -26,30 +27,28 @@ arithmetic = Arithmetic()
 
 
 @contextmanager
-def by_torch_alone() -> Iterator[None]:
+def _meanwhile(**settings: Any) -> Iterator[None]:
+    """These settings; those of before come back whatever has been set since."""
+    before = {name: getattr(arithmetic, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            setattr(arithmetic, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(arithmetic, name, value)
+
+
+def by_torch_alone() -> AbstractContextManager[None]:
     """Without kernels of ours meanwhile, for comparison with them."""
-    before, arithmetic.by_kernels = arithmetic.by_kernels, False
-    try:
-        yield
-    finally:
-        arithmetic.by_kernels = before
+    return _meanwhile(by_kernels=False)
 
 
-@contextmanager
-def as_before() -> Iterator[None]:
+def as_before() -> AbstractContextManager[None]:
     """What is set meanwhile, as for a trial, does not outlast it."""
-    before = arithmetic.bf16x3
-    try:
-        yield
-    finally:
-        arithmetic.bf16x3 = before
+    return _meanwhile(bf16x3=arithmetic.bf16x3)
 
 
-@contextmanager
-def bfloat16_gradients() -> Iterator[None]:
+def bfloat16_gradients() -> AbstractContextManager[None]:
     """Under bf16x3, gradients by single products meanwhile."""
-    before, arithmetic.gradient_terms = arithmetic.gradient_terms, 1
-    try:
-        yield
-    finally:
-        arithmetic.gradient_terms = before
+    return _meanwhile(gradient_terms=1)

@@ -105,12 +105,13 @@ def _convolved(
     x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ends: Ends | None, added: Tensor | None
 ) -> Tensor:
     if not (torch.is_grad_enabled() and (x.requires_grad or (added is not None and added.requires_grad))):
-        return _forward(x, weight, bias, geometry, ends, added)
+        return _forward(_kernels(x, weight, geometry), x, weight, bias, geometry, ends, added)
     y: Tensor = Convolved.apply(x, weight, bias, geometry, ends, added)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return y
 
 
 def _forward(
+    kernels: ModuleType | None,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -119,7 +120,6 @@ def _forward(
     added: Tensor | None = None,
     terms: int = BF16X3,
 ) -> Tensor:
-    kernels = _kernels(x, weight, geometry)
     if kernels is not None and (added is None or kernels.can_add(weight, geometry)):
         y: Tensor = kernels.convolve(x, weight, bias, geometry, ends, terms, added)
         return y
@@ -159,8 +159,8 @@ class Convolved(torch.autograd.Function):
         added: Tensor | None,
     ) -> Tensor:
         """(n, c, h, w) -> (n, k, h', w'), as `added`"""
-        y = _forward(x, weight, bias, geometry, ends, added)
         kernels = _kernels(x, weight, geometry)
+        y = _forward(kernels, x, weight, bias, geometry, ends, added)
         if kernels is None or has_phases(weight, geometry) or not kernels.can_pull_back(geometry):
             kernels = None
         ctx.kernels, ctx.hands, ctx.takers, ctx.gate = kernels, None, (None, None), None
@@ -234,4 +234,5 @@ def _through(ends: Ends, y: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _of_gradients(gradient: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
-    return _forward(gradient, kernel, None, geometry, terms=arithmetic.gradient_terms)
+    kernels = _kernels(gradient, kernel, geometry)
+    return _forward(kernels, gradient, kernel, None, geometry, terms=arithmetic.gradient_terms)

@@ -8,18 +8,17 @@ gradient, each phase of the pixels that are stepped over is written by itself (s
 from __future__ import annotations
 
 import ctypes
-import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from math import inf, nan
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attribution import native
 from attribution.channels_last import empty, last
 from attribution.derived import Derived
 from attribution.geometry import Ends, Geometry, Sizes, is_depthwise
@@ -50,13 +49,8 @@ LACKING = "multiplies tiles of bfloat16 on cores, and here are no such tiles (am
 @cache
 def library() -> ctypes.CDLL | None:
     """What was compiled for this interpreter, where the processor has tiles and Linux lends them."""
-    path = Path(__file__).with_name(f"_products{sysconfig.get_config_var('EXT_SUFFIX')}")
-    try:
-        found = ctypes.CDLL(str(path))
-        version = ctypes.c_int.in_dll(found, "products_version").value
-    except (OSError, ValueError):  # not there, another machine's, older than versions, or a torch without OpenMP
-        return None
-    return found if version == VERSION and found.products_are_there() else None
+    found = native.compiled("products", VERSION)
+    return found if found is not None and found.products_are_there() else None
 
 
 def can(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:

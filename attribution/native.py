@@ -122,8 +122,8 @@ def steps_for(output: Tensor) -> Steps | None:
     """The steps where this tensor lies, if they can be had there for its type."""
     if output.is_cuda:
         return on_gpu(output.device)
-    compiled = library() if output.is_cpu and output.dtype in REALS else None
-    return None if compiled is None else OnCores(compiled)
+    steps = library() if output.is_cpu and output.dtype in REALS else None
+    return None if steps is None else OnCores(steps)
 
 
 @cache
@@ -149,14 +149,19 @@ def kernels_on_gpu(name: str, device: torch.device) -> ModuleType | None:
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """What was compiled for this interpreter and machine, if it was."""
-    path = Path(__file__).with_name(f"_elementwise{sysconfig.get_config_var('EXT_SUFFIX')}")
+    """The steps as they were compiled for this interpreter and machine, if they were."""
+    return compiled("elementwise", VERSION)
+
+
+def compiled(name: str, version: int) -> ctypes.CDLL | None:
+    """What was made of `name`.c, if it is there, of this version by its own word (`name`_version), and can be loaded."""
+    path = Path(__file__).with_name(f"_{name}{sysconfig.get_config_var('EXT_SUFFIX')}")
     try:
         found = ctypes.CDLL(str(path))
-        version = ctypes.c_int.in_dll(found, "elementwise_version").value
+        is_this = ctypes.c_int.in_dll(found, f"{name}_version").value == version
     except (OSError, ValueError):  # not there, another machine's, older than versions, or a torch without OpenMP
         return None
-    return found if version == VERSION else None
+    return found if is_this else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,10 +35,8 @@ class Seen(TorchFunctionMode):
         super().__init__()
         self.makers: defaultdict[int, list[str]] = defaultdict(list)
         """What made the tensor, and what has written into it since."""
-        self.readers: defaultdict[int, list[Use]] = defaultdict(list)
-        """Since the tensor was written last; they hold it, so that its id is not used again."""
         self.uses: defaultdict[int, list[Use]] = defaultdict(list)
-        """All of its readers, also before it was written to."""
+        """All that read the tensor, in order, also before it was written to; they hold it, so that its id is not used again."""
         self.named: set[int] = set()
         """What goes in or comes out of the modules that the run credits or explains."""
         self.inputs: defaultdict[str, list[Tensor]] = defaultdict(list)
@@ -70,18 +68,21 @@ class Seen(TorchFunctionMode):
         seen.named.update(map(id, held))
         return seen
 
+    def readers(self, of: int) -> list[Use]:
+        """What has read the tensor of this id since it was written last: writing in place ends what came before."""
+        uses = self.uses[of]
+        writing = [number for number, use in enumerate(uses) if any(id(tensor) == of for tensor in use.made)]
+        return uses[writing[-1] + 1 :] if writing else uses
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         use = Use(canonical(func)[0], tensors_in((args, kwargs or {})), [])
         for tensor in use.read:
-            self.readers[id(tensor)].append(use)
             self.uses[id(tensor)].append(use)
         result = func(*args, **(kwargs or {}))
         use.made.extend(tensors_in(result))
         for tensor in use.made:
-            if any(tensor is one for one in use.read):  # written in place, which ends what came before
-                self.readers[id(tensor)] = []
             self.makers[id(tensor)].append(use.name)
         return result
 

@@ -145,9 +145,9 @@ def pads_before_convolutions(model: nn.Module, seen: Seen) -> list[Pair]:
     for name, module in model.named_modules():
         if type(module) is not nn.ZeroPad2d or len(seen.outputs[name]) != 1:
             continue
-        readers = seen.readers[id(seen.outputs[name][0])]
+        readers = seen.readers(id(seen.outputs[name][0]))
         weights = [id(t) for reader in readers for t in reader.read if id(t) in convolutions]
-        if [reader.name for reader in readers] != ["conv2d"] or len(weights) != 1 or len(seen.readers[weights[0]]) != 1:
+        if [reader.name for reader in readers] != ["conv2d"] or len(weights) != 1 or len(seen.readers(weights[0])) != 1:
             continue
         convolution_name, convolution = convolutions[weights[0]]
         left, right, top, bottom = sides = _sides(module)
@@ -163,7 +163,7 @@ def rectifiers_to_write_in_place(model: nn.Module, seen: Seen) -> list[str]:
     """Those of which every input is made by an operation that can forget it, and read by nothing else; and hardtanh that does already."""
 
     def can_go(t: Tensor) -> bool:
-        makers, readers = seen.makers[id(t)], [use.name for use in seen.readers[id(t)]]
+        makers, readers = seen.makers[id(t)], [use.name for use in seen.readers(id(t))]
         return bool(makers) and makers[-1] in FORGETFUL and readers in (["relu"], ["hardtanh"])
 
     def pays(name: str, module: nn.Module) -> bool:
@@ -239,7 +239,7 @@ def _is_nothing_else(convolution: nn.Conv2d, seen: Seen, name: str, pad: str | N
     """Whether it is called once, and what comes in, padded perhaps, is convolved and comes out: a subclass may do more."""
     if len(seen.outputs[name]) != 1 or convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
         return False
-    uses = seen.readers[id(convolution.weight)]
+    uses = seen.readers(id(convolution.weight))
     read = seen.inputs[name][0] if pad is None else seen.outputs[pad][0]
     if [use.name for use in uses] != ["conv2d"]:
         return False
@@ -250,7 +250,7 @@ def _is_read_once(t: Tensor, seen: Seen, *, is_overwritten: bool) -> bool:
     """Whether a rectifier alone reads what one operation has made."""
     if is_overwritten:  # whoever has read it before that would show when the outputs are compared
         return len(seen.makers[id(t)]) == 2
-    return len(seen.makers[id(t)]) == len(seen.readers[id(t)]) == 1
+    return len(seen.makers[id(t)]) == len(seen.readers(id(t))) == 1
 
 
 def _ends(rectifier: nn.Module) -> Ends:

@@ -58,7 +58,7 @@ class Bench:
         self.images = photographs(self.loaded, arguments.images, arguments.count, self.device)
         self.x = self.images.pixels
         self.images = replace(self.images, references=self.x[:2])
-        self.given: nn.Module = copy.deepcopy(self.loaded.model).to(self.device)  # Captum hangs things on its modules
+        self.take_given()
         self.layer = last_convolution(self.given, self.x[:1])
         with torch.no_grad():
             self.target = self.given(self.x).argmax(1)
@@ -67,6 +67,10 @@ class Bench:
         self.quarters = (torch.arange(224) // 112)[:, None] * 2 + (torch.arange(224) // 112)[None]
         self.quarters = self.quarters.expand(1, 3, 224, 224).contiguous().to(self.device)
         self.black = torch.zeros_like(self.x[:1])
+
+    def take_given(self) -> None:
+        """A copy of the model as it was loaded, since Captum hangs things on modules."""
+        self.given: nn.Module = copy.deepcopy(self.loaded.model).to(self.device)
 
     def use(self, precision: str) -> None:
         self.precision = precision
@@ -209,14 +213,13 @@ def measured(bench: Bench, case: Case, arguments: argparse.Namespace) -> Measure
     if arguments.captum:
         # as a careful user would: one batch of all images, and passes as small as ours
         batches = {len(bench.x), 4 * len(bench.x)} if case.captum_images is None else {1}
-        untouched = copy.deepcopy(bench.given)
         theirs = {f"Captum {rows}": case.captum(bench, rows) for rows in sorted(batches)}
         try:
             next(iter(theirs.values()))()
             commands |= theirs
         except Exception as error:  # noqa: BLE001  # whatever Captum makes of this model
             failure = f"  Captum: {type(error).__name__}"
-            bench.given = untouched  # where it fails it leaves them there, DeepLIFT all activations
+            bench.take_given()  # where it fails it leaves them there, DeepLIFT all activations
     timed = in_turn(commands, arguments.rounds, bench.clock)
     whole = timed["F whole" if case.front else "F"].median
     needed = case.forward * timed["F"].median + (case.front + case.once / len(bench.x)) * whole

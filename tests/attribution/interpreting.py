@@ -9,6 +9,11 @@ import torch
 
 import attribution
 from attribution import cores
+from attribution.arithmetic import by_torch_alone
+from attribution.explain import Images, explain, resolve
+from attribution.passes import Passes
+from attribution.prepare import OWN, prepare
+from attribution.question import parse
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
@@ -63,3 +68,15 @@ def _mend_the_interpreter():
 
     interpreter._patch_lang_tensor = patched
     builder.create_dot = lambda self, a, b, *rest: dot(self, wide(a), wide(b), *rest)
+
+
+def told_by_kernels_and_without(model, x, expression):
+    """The attributions of a method for two images, by the model as it is prepared for that, and by torch alone as given."""
+    images = Images(x, ("a", "b"), torch.tensor([1, 2]))
+    question = resolve(parse(expression), model, x)
+    prepared = prepare(model, [question], x)
+    assert OWN in prepared.done
+    (ours,) = explain(prepared.model, images, [question], passes=Passes(2)).answers
+    with by_torch_alone():
+        (theirs,) = explain(model, images, [question], passes=Passes(2)).answers
+    return ours.attribution, theirs.attribution

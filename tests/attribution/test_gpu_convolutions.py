@@ -7,22 +7,29 @@ from math import inf
 
 import pytest
 import torch
-from interpreting import INTERPRETED, ON_A_GPU, ON_TILES, interpreted_convolutions, needs_gpu, needs_triton
+from interpreting import (
+    INTERPRETED,
+    ON_A_GPU,
+    ON_TILES,
+    interpreted_convolutions,
+    needs_gpu,
+    needs_triton,
+    told_by_kernels_and_without,
+)
 from torch import nn
 from torch.nn import functional
 
 from attribution import convolutions, cores
 from attribution import prepare as prepare_module
-from attribution.arithmetic import arithmetic, bfloat16_gradients, by_torch_alone
+from attribution.arithmetic import arithmetic, bfloat16_gradients
 from attribution.convolutions import Convolved, conv2d, fused_conv2d, in_steps
 from attribution.deferred import Convolution
 from attribution.derived import Derived
-from attribution.explain import Images, explain, resolve
+from attribution.explain import resolve
 from attribution.geometry import Geometry
 from attribution.hooks import Place, visiting
 from attribution.layer import Layer
-from attribution.passes import Passes
-from attribution.prepare import OWN, as_by_torch, prepare
+from attribution.prepare import as_by_torch, prepare
 from attribution.question import parse
 from attribution.score import Score
 
@@ -404,14 +411,8 @@ EXPRESSIONS = (
 def test_methods_tell_the_same_by_kernels_and_without(expression, device):
     """At layers whose activations a kernel would gate on its way, too."""
     model, x = network().to(device), drawn((2, 3, 12, 12), device, torch.float32)
-    images = Images(x, ("a", "b"), torch.tensor([1, 2]))
-    question = resolve(parse(expression), model, x)
-    prepared = prepare(model, [question], x)
-    assert OWN in prepared.done
-    (ours,) = explain(prepared.model, images, [question], passes=Passes(2)).answers
-    with by_torch_alone():
-        (theirs,) = explain(model, images, [question], passes=Passes(2)).answers
-    assert distance(ours.attribution, theirs.attribution.double()) < 1e-3
+    ours, theirs = told_by_kernels_and_without(model, x, expression)
+    assert distance(ours, theirs.double()) < 1e-3
 
 
 def test_a_layers_gradient_is_not_gated_by_what_reads_it(device):

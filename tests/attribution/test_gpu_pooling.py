@@ -4,7 +4,13 @@ from math import inf
 
 import pytest
 import torch
-from interpreting import INTERPRETED, ON_A_GPU, interpreted_convolutions, interpreted_module
+from interpreting import (
+    INTERPRETED,
+    ON_A_GPU,
+    interpreted_convolutions,
+    interpreted_module,
+    told_by_kernels_and_without,
+)
 from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -12,12 +18,11 @@ from torch.overrides import TorchFunctionMode
 from attribution import convolutions, pooling
 from attribution.arithmetic import arithmetic, by_torch_alone
 from attribution.deferred import Convolution
-from attribution.explain import Images, explain, resolve
+from attribution.explain import resolve
 from attribution.geometry import Window, pair
 from attribution.layer import Layer
-from attribution.passes import Passes
 from attribution.pooling import MaxPool, Pooled, max_pool2d
-from attribution.prepare import OWN, as_by_torch, prepare
+from attribution.prepare import as_by_torch, prepare
 from attribution.question import parse
 from attribution.score import Score
 
@@ -242,15 +247,8 @@ EXPRESSIONS = (
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_methods_tell_the_same_by_kernels_and_without(expression, device):
     model, x = Pools().eval().to(device), drawn((2, 3, 12, 12), device, torch.float32)
-    images = Images(x, ("a", "b"), torch.tensor([1, 2]))
-    question = resolve(parse(expression), model, x)
-    prepared = prepare(model, [question], x)
-    assert OWN in prepared.done
-    (ours,) = explain(prepared.model, images, [question], passes=Passes(2)).answers
-    with by_torch_alone():
-        (theirs,) = explain(model, images, [question], passes=Passes(2)).answers
-    difference = (ours.attribution - theirs.attribution).double().norm()
-    assert float(difference / theirs.attribution.double().norm()) < 1e-3
+    ours, theirs = told_by_kernels_and_without(model, x, expression)
+    assert float((ours - theirs).double().norm() / theirs.double().norm()) < 1e-3
 
 
 def test_kernels_that_move_the_model_are_refused(device, monkeypatch):
